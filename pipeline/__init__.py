@@ -1,0 +1,1 @@
+"""The training pipeline around ``ple``: config, data, training, evaluation, registry."""

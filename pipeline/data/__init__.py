@@ -1,0 +1,1 @@
+"""The data path: manifest → plan → read → transform → batch."""
