@@ -54,9 +54,6 @@ class TableOptimizerConfig(Section):
     eps: PositiveFloat | None = Field(
         default=None, description="Adagrad's denominator offset; absent = 1e-8."
     )
-    weight_decay: float = Field(
-        default=0.0, ge=0, description="Decay of the rows a batch touches, scaled by the rate."
-    )
 
     @model_validator(mode="after")
     def _no_dead_settings(self) -> Self:
@@ -90,7 +87,10 @@ class ScheduleConfig(Section):
         default=0, description="Steps of linear growth from 0 to the peak."
     )
     final_fraction: float | None = Field(
-        default=None, ge=0, le=1, description="linear, cosine: rate at the end over the peak; absent = 0."
+        default=None,
+        ge=0,
+        le=1,
+        description="linear, cosine: rate at the end over the peak; absent = 0.",
     )
 
     @model_validator(mode="after")
@@ -126,7 +126,9 @@ class TrainConfig(Section):
     """The loop: who works, how long, and on what."""
 
     workers: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="Worker processes; auto = one per GPU, or one per 1 CPU up to 2."
+        default="auto",
+        description="Worker processes; auto = one per GPU, or without GPUs one per "
+        "ray.cpus_per_worker CPUs, at most data.streams.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda where every worker can have a GPU, else cpu."

@@ -1,0 +1,1 @@
+"""Metrics, model selection and figures: what a run is judged by."""

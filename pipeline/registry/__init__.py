@@ -1,0 +1,1 @@
+"""MLflow runs, the model artifact and its versions."""

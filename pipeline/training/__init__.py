@@ -1,0 +1,1 @@
+"""Training: process group, sharding plan, optimizers, the loop and its checkpoint."""

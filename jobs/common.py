@@ -1,0 +1,56 @@
+"""What the jobs share: arguments, errors that end a job, the summary file."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--config``, dotted overrides, ``--print-config`` and ``--summary``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", required=True, metavar="FILE", help="the experiment (YAML)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings that replace those of the file, such as train.workers=1",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved experiment and exit"
+    )
+    add_summary_argument(parser)
+
+
+def add_summary_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--summary", metavar="FILE", type=Path, help="write the outcome as JSON")
+
+
+def run_job(job: Callable[[], None]) -> int:
+    """Runs a job; a fault of the user's or the machine's ends it with one line and status 1.
+
+    Exit status: 0 done, 1 refused or failed with a reason, 130 interrupted.
+    """
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        if not type(error).__module__.startswith(("pipeline", "ple")):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write_summary(path: Path | None, tree: dict[str, Any]) -> None:
+    """Writes the summary whole or not at all."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(tree, indent=1) + "\n")
+    partial.replace(path)

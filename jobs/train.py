@@ -1,0 +1,60 @@
+"""Trains one experiment on Ray workers and registers its best weights as a model version.
+
+python -m jobs.train --config configs/demo.yaml [section.key=value …] [--summary FILE]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jobs.common import add_config_arguments, run_job, write_summary
+from pipeline.config import load_experiment, resolved_yaml
+from pipeline.console import METRIC_COLUMNS, RunConsole, metric_rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
+    add_config_arguments(parser)
+    args = parser.parse_args(arguments)
+    return run_job(lambda: train(args))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Runs the job with parsed arguments."""
+    experiment = load_experiment(args.config, args.overrides)
+    if args.print_config:
+        print(resolved_yaml(experiment), end="")
+        return
+    # Imported late: --print-config and a wrong config answer at once.
+    from pipeline.registry.client import score_rows
+    from pipeline.run import train_and_register
+
+    console = RunConsole()
+    outcome = train_and_register(experiment, console)
+    write_summary(args.summary, outcome.summary())
+    result, version = outcome.result, outcome.version
+    console.table(
+        f"{experiment.name}: weights of step {result.best_step} of {result.steps}",
+        METRIC_COLUMNS,
+        metric_rows(result.splits, outcome.manifest.ceilings),
+    )
+    console.note(
+        f"{result.rows_trained:,} rows trained at {result.examples_per_second:,.0f} examples/s, "
+        f"{result.data_wait_fraction:.1%} of the time waiting for data"
+    )
+    for name, count in result.counters.items():
+        if count:
+            console.note(f"counted: {name} {count:,}")
+    console.note(f"registered {version.name} version {version.version} (@{version.alias})")
+    model_uri = f"models:/{version.name}@{version.alias}"
+    scores = score_rows(experiment, model_uri, outcome.examples)
+    console.table(
+        f"raw rows scored by {model_uri}",
+        ["row", *scores.columns],
+        [[str(i), *(f"{v:.4f}" for v in row)] for i, row in enumerate(scores.to_numpy())],
+    )
+    console.note(f"MLflow page: {outcome.page}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

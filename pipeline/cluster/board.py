@@ -1,0 +1,54 @@
+"""The board: a small Ray actor on which the chief worker posts and from which the driver reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from pipeline.training.report import Progress
+
+
+@dataclass(frozen=True)
+class Posting:
+    """Metrics of one step, in the order in which they were posted."""
+
+    step: int
+    epoch: int
+    values: dict[str, float]
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    def __init__(self) -> None:
+        self._postings: list[Posting] = []
+        self._progress: Progress | None = None
+
+    def post(self, posting: Posting) -> None:
+        self._postings.append(posting)
+
+    def show(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def take(self) -> tuple[list[Posting], Progress | None]:
+        """Postings since the last call, and the latest progress if it is new."""
+        postings, progress = self._postings, self._progress
+        self._postings, self._progress = [], None
+        return postings, progress
+
+
+def open_board() -> Any:
+    """Creates the board of a run; it goes with the Ray session."""
+    return _Board.remote()
+
+
+class BoardReporter:
+    """The chief's side: fire and forget, so that the loop never waits for the driver."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def progress(self, snapshot: Progress) -> None:
+        self._board.show.remote(snapshot)
+
+    def metrics(self, step: int, epoch: int, values: dict[str, float]) -> None:
+        self._board.post.remote(Posting(step, epoch, values))

@@ -1,0 +1,145 @@
+"""What a person sees of a run: a live line on a terminal, plain lines elsewhere, final tables."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.training.report import Progress
+
+_PLAIN_SECONDS = 5.0
+
+
+class RunConsole:
+    """Prints notes and progress; as a context manager it owns the live line."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._started = time.monotonic()
+        self._last_plain = 0.0
+        self._last_phase = ""
+        self._rate = 0.0
+        self._losses: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, transient=True, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        self.console.print(text, markup=False)
+
+    def progress(self, snapshot: Progress) -> None:
+        """Shows where the run is: a live line, or a plain one every few seconds."""
+        self._rate = snapshot.examples_per_second or self._rate
+        self._losses = snapshot.losses or self._losses
+        line = self._line(snapshot)
+        if self._live is not None:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+            return
+        now = time.monotonic()
+        if snapshot.phase != self._last_phase or now - self._last_plain >= _PLAIN_SECONDS:
+            self._last_plain, self._last_phase = now, snapshot.phase
+            self.note(line)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        """A table that stays; every column but the first is aligned right."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def _line(self, snapshot: Progress) -> str:
+        parts = [
+            f"{snapshot.phase}: epoch {snapshot.epoch}/{snapshot.epochs}",
+            f"step {snapshot.step}/{snapshot.total_steps}",
+        ]
+        if self._rate:
+            parts.append(f"{self._rate:,.0f} examples/s")
+        if self._losses:
+            parts.append("loss " + " ".join(f"{k} {v:.4f}" for k, v in self._losses.items()))
+        aucs = {
+            task: metrics["auc"]
+            for task, metrics in snapshot.validation.items()
+            if isinstance(metrics.get("auc"), float)
+        }
+        if aucs:
+            parts.append("valid AUC " + " ".join(f"{k} {v:.4f}" for k, v in aucs.items()))
+        if snapshot.phase == "training" and snapshot.step:
+            parts.append(f"ETA {self._eta(snapshot)}")
+        return " · ".join(parts)
+
+    def _eta(self, snapshot: Progress) -> str:
+        elapsed = time.monotonic() - self._started
+        left = elapsed / snapshot.step * (snapshot.total_steps - snapshot.step)
+        minutes, seconds = divmod(round(left), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02}:{seconds:02}"
+
+    def restart_clock(self) -> None:
+        """Counts the ETA from now: called when the first step begins."""
+        self._started = time.monotonic()
+
+
+def metric_rows(
+    splits: dict[str, dict[str, dict[str, Any]]],
+    ceilings: dict[str, dict[str, dict[str, float]]],
+) -> list[list[str]]:
+    """Rows of the final table: split, task, AUC (or RMSE), best possible, log loss …"""
+    rows = []
+    for split, tasks in splits.items():
+        for task, metrics in tasks.items():
+            ceiling = ceilings.get(split, {}).get(task, {}).get("auc")
+            rows.append(
+                [
+                    f"{split}/{task}",
+                    _shown(metrics, "auc"),
+                    "" if ceiling is None else f"{ceiling:.4f}",
+                    _shown(metrics, "logloss"),
+                    _shown(metrics, "normalized_entropy"),
+                    _shown(metrics, "calibration"),
+                    _shown(metrics, "rmse"),
+                    f"{metrics['rows']:,}",
+                    f"{metrics['positives']:,}" if "positives" in metrics else "",
+                ]
+            )
+    return rows
+
+
+METRIC_COLUMNS = [
+    "split/task",
+    "AUC",
+    "best possible",
+    "log loss",
+    "norm. entropy",
+    "calibration",
+    "RMSE",
+    "rows",
+    "positives",
+]
+
+
+def _shown(metrics: dict[str, Any], name: str) -> str:
+    if name not in metrics:
+        return ""
+    value = metrics[name]
+    return f"{value:.4f}" if isinstance(value, float) else "undefined"

@@ -1,0 +1,1 @@
+"""Recipes: how raw logs become the rows of a dataset."""

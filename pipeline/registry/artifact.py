@@ -1,0 +1,238 @@
+"""From a trained ranker to a registered model version that scores raw rows."""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow.pyfunc
+import pandas as pd
+import torch
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from safetensors.torch import save_file
+
+from pipeline.config import Experiment, resolved_yaml
+from pipeline.data.manifest import Column, Manifest
+from pipeline.data.transforms import FeatureTransforms
+from pipeline.evaluation.metrics import Metrics
+from pipeline.registry import scorer
+from pipeline.registry.columns import signature
+from pipeline.registry.model_card import model_card
+from pipeline.registry.tracking import Tracker, evaluation_values, metric_points
+from pipeline.registry.uris import mask
+
+_ROOT = Path(__file__).parents[2]
+# What scoring imports; training code stays out of the artifact.
+_CODE = ("ple", "pipeline")
+_NOT_SERVED = ("cluster", "training", "recipes", "__pycache__")
+_REQUIREMENTS = (
+    "torch",
+    "torchrec",
+    "fbgemm-gpu-cpu",
+    "fbgemm-gpu",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "mlflow",
+)
+
+
+@dataclass(frozen=True)
+class TrainedRanker:
+    """What training leaves behind.
+
+    Attributes:
+        experiment: resolved experiment; ``mlflow.model_name`` and ``mlflow.alias`` name the place.
+        manifest: the dataset.
+        transforms: fitted on its train split.
+        state: state_dict of the unsharded ranker (keys of ``build_ranker(...).state_dict()``).
+        step: training step of these weights.
+    """
+
+    experiment: Experiment
+    manifest: Manifest
+    transforms: FeatureTransforms
+    state: Mapping[str, torch.Tensor]
+    step: int
+
+    @property
+    def columns(self) -> list[Column]:
+        """The raw columns a row needs."""
+        return [self.manifest.column(name) for name in self.transforms.columns]
+
+    @property
+    def task_names(self) -> list[str]:
+        return [task.name for task in self.experiment.tasks]
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the registry.
+
+    Attributes:
+        uri: ``models:/NAME/VERSION``, for mlflow.pyfunc.load_model.
+        name: registered model.
+        version: its number.
+        alias: alias that now points at it.
+        model_id: MLflow's id of the logged model.
+    """
+
+    uri: str
+    name: str
+    version: str
+    alias: str
+    model_id: str
+
+
+def save_bundle(folder: Path, trained: TrainedRanker) -> None:
+    """Writes what RowScorer.load reads: settings, transforms, weights, column types."""
+    folder.mkdir(parents=True)
+    (folder / scorer.EXPERIMENT_FILE).write_text(mask(resolved_yaml(trained.experiment)))
+    trained.transforms.save(folder / scorer.TRANSFORMS_FOLDER)
+    # safetensors refuses tensors that share storage; parameters of one bank may be such views.
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in trained.state.items()}
+    save_file(weights, folder / scorer.WEIGHTS_FILE)
+    description = {
+        "format_version": scorer.BUNDLE_VERSION,
+        "tasks": trained.task_names,
+        "columns": {c.name: c.type for c in trained.columns},
+        "dataset_digest": trained.manifest.digest,
+    }
+    (folder / scorer.DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
+
+
+def register_model(
+    tracker: Tracker,
+    trained: TrainedRanker,
+    metrics: Mapping[str, dict[str, Metrics]],
+    example: pd.DataFrame,
+) -> RegisteredVersion:
+    """Logs the model with the run, registers it as a new version and moves the alias.
+
+    Args:
+        tracker: the open run.
+        trained: the model.
+        metrics: by split (``valid``, ``test``), as MetricSet.compute() gives them; they go on the
+            card, and on the logged model so that versions can be searched by them.
+        example: a few raw rows, stored as input example.
+
+    Raises:
+        MlflowException: the store or the registry refused; the version is not created then.
+    """
+    client, run, mlflow_config = tracker.client, tracker.run, trained.experiment.mlflow
+    name = mlflow_config.model_name or trained.experiment.name
+    card = model_card(trained.experiment, trained.manifest, metrics, run.run_id)
+    logged = client.create_logged_model(
+        run.experiment_id, _logged_name(name), source_run_id=run.run_id, model_type="ranker"
+    )
+    try:
+        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, trained.step)])
+        with tempfile.TemporaryDirectory(prefix="ple-model-") as folder:
+            identity = Model(model_id=logged.model_id, run_id=run.run_id)
+            path = _save_pyfunc(Path(folder), identity, trained, card, example)
+            client.log_model_artifacts(logged.model_id, str(path))
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        raise
+    _log_model_metrics(tracker, logged.model_id, metrics, trained.step)
+    tracker.log_text(card, "model_card.md")
+    tags = {"dataset.digest": trained.manifest.digest}
+    version = _create_version(tracker, name, logged.model_id, card, tags)
+    client.set_registered_model_alias(name, mlflow_config.alias, version)
+    uri = f"models:/{name}/{version}"
+    return RegisteredVersion(uri, name, version, mlflow_config.alias, logged.model_id)
+
+
+def _logged_name(name: str) -> str:
+    """`name` without the characters MLflow refuses in a logged model's name."""
+    return re.sub(r"[/:.%\"']", "_", name)
+
+
+def _save_pyfunc(
+    folder: Path, identity: Model, trained: TrainedRanker, card: str, example: pd.DataFrame
+) -> Path:
+    """Writes the MLflow model into `folder` and returns its path."""
+    save_bundle(folder / scorer.BUNDLE_ARTIFACT, trained)
+    columns, path = trained.columns, folder / "model"
+    mlflow.pyfunc.save_model(
+        path=str(path),
+        mlflow_model=identity,
+        python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
+        artifacts={scorer.BUNDLE_ARTIFACT: str(folder / scorer.BUNDLE_ARTIFACT)},
+        code_paths=_copy_code(folder / "code"),
+        pip_requirements=pinned_requirements(),
+        signature=signature(columns, trained.task_names),
+        input_example=example[[c.name for c in columns]],
+        metadata={
+            "dataset_digest": trained.manifest.digest,
+            "columns": {c.name: c.type for c in columns},
+        },
+    )
+    (path / "model_card.md").write_text(card)
+    for cache in path.rglob("__pycache__"):
+        shutil.rmtree(cache)
+    return path
+
+
+def _copy_code(folder: Path) -> list[str]:
+    """Copies the Python files scoring imports; MLflow puts them on the path of who loads."""
+
+    def unserved(directory: str, names: list[str]) -> list[str]:
+        files = [n for n in names if not (Path(directory) / n).is_dir() and not n.endswith(".py")]
+        return files + [n for n in names if n in _NOT_SERVED]
+
+    for package in _CODE:
+        shutil.copytree(_ROOT / package, folder / package, ignore=unserved)
+    return [str(folder / package) for package in _CODE]
+
+
+def pinned_requirements() -> list[str]:
+    """What scoring needs, at the installed versions (without local labels such as ``+cpu``)."""
+    pins = []
+    for package in _REQUIREMENTS:
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # Of the two fbgemm builds one is installed.
+        pins.append(f"{package}=={version.partition('+')[0]}")
+    return pins
+
+
+def _log_model_metrics(
+    tracker: Tracker, model_id: str, metrics: Mapping[str, dict[str, Metrics]], step: int
+) -> None:
+    values = {k: v for split, m in metrics.items() for k, v in evaluation_values(split, m).items()}
+    logged = [
+        Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id, run_id=tracker.run_id)
+        for p in metric_points(values, step)
+    ]
+    tracker.client.log_batch(tracker.run_id, metrics=logged)
+
+
+def _create_version(
+    tracker: Tracker, name: str, model_id: str, card: str, tags: dict[str, str]
+) -> str:
+    try:
+        tracker.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = tracker.client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=tracker.run_id,
+        model_id=model_id,
+        description=card,
+        tags=tags,
+    )
+    return str(created.version)

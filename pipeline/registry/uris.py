@@ -1,0 +1,92 @@
+"""Tracking URIs: the default store, whether a server answers, and texts without passwords."""
+
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.config import Experiment
+
+TIMEOUT_SECONDS = 4.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_USERINFO = re.compile(r"(\w[\w+.-]*://)[^/@\s]+@")
+
+
+class TrackingError(ValueError):
+    """MLflow cannot be used as configured; the message names the URI and what to do."""
+
+
+def mask(text: str) -> str:
+    """`text` with user and password of every URI in it replaced by ``***``."""
+    return _USERINFO.sub(r"\1***@", text)
+
+
+def local_store(experiment: Experiment) -> Path | None:
+    """Folder of the SQLite store and its artifacts, None when a tracking URI is configured."""
+    if experiment.mlflow.tracking_uri is not None:
+        return None
+    if "://" in experiment.storage.path:
+        raise TrackingError(
+            f"storage.path {mask(experiment.storage.path)} is not a local folder, so MLflow has "
+            "no place for its SQLite file: set mlflow.tracking_uri"
+        )
+    return Path(experiment.storage.path).resolve()
+
+
+def tracking_uri(experiment: Experiment) -> str:
+    """The configured URI, or ``sqlite:///`` with the absolute path of storage.path/mlflow.db."""
+    folder = local_store(experiment)
+    if folder is None:
+        assert experiment.mlflow.tracking_uri is not None
+        return experiment.mlflow.tracking_uri
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def check_reachable(uri: str) -> None:
+    """Asks the server once, with short timeouts; MLflow's own retries would take minutes.
+
+    Raises:
+        TrackingError: nothing answers, or the answer is a server error. URIs without a host
+            (SQLite, Databricks profiles) are not checked here.
+    """
+    parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    try:
+        if scheme in ("http", "https"):
+            _check_health(uri)
+        elif scheme in _DATABASE_PORTS and parts.hostname:
+            address = (parts.hostname, parts.port or _DATABASE_PORTS[scheme])
+            socket.create_connection(address, timeout=TIMEOUT_SECONDS).close()
+    except (OSError, ValueError, HTTPException) as error:
+        raise TrackingError(
+            f"MLflow at {mask(uri)} does not answer ({_cause(error)}): start the server, correct "
+            "mlflow.tracking_uri, or remove it to use a SQLite file under storage.path"
+        ) from None
+
+
+def _check_health(uri: str) -> None:
+    parts = urlsplit(uri)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    try:
+        urllib.request.urlopen(address.rstrip("/") + "/health", timeout=TIMEOUT_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise
+        # A proxy in front may hide /health; that something answers is enough here.
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):
+            raise
+        # Whether the certificate is trusted is MLflow's own setting.
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"/health says HTTP {error.code}"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS:g} s"
+    return mask(getattr(reason, "strerror", None) or str(reason))

@@ -1,0 +1,203 @@
+"""One training run, start to end: check → track → launch → export → register → summarise."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from pipeline.cluster.board import Posting
+from pipeline.cluster.launch import launch_training
+from pipeline.cluster.session import Placement, ray_session, resolve_placement
+from pipeline.config import Experiment
+from pipeline.console import RunConsole
+from pipeline.data.manifest import DatasetError, Manifest, load_manifest
+from pipeline.data.transforms import FeatureTransforms
+from pipeline.evaluation.figures import curves_figure, gates_figure
+from pipeline.evaluation.selection import selection_metric
+from pipeline.registry.artifact import RegisteredVersion, register_model
+from pipeline.registry.tracking import Tracker, evaluation_values
+from pipeline.training.report import TrainingResult
+
+EXAMPLE_ROWS = 3
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A finished run: what was trained, where it is tracked, what was registered."""
+
+    run_id: str
+    page: str
+    placement: Placement
+    manifest: Manifest
+    result: TrainingResult
+    version: RegisteredVersion
+    examples: pd.DataFrame
+    seconds: dict[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """The run as plain JSON (``--summary``)."""
+        result = self.result
+        return {
+            "run_id": self.run_id,
+            "model_uri": self.version.uri,
+            "model_version": self.version.version,
+            "model_alias": self.version.alias,
+            "dataset_digest": self.manifest.digest,
+            "workers": self.placement.workers,
+            "device": self.placement.device,
+            "splits": result.splits,
+            "ceilings": self.manifest.ceilings,
+            "best_step": result.best_step,
+            "steps": result.steps,
+            "rows_trained": result.rows_trained,
+            "examples_per_second": result.examples_per_second,
+            "data_wait_fraction": result.data_wait_fraction,
+            "seconds": self.seconds,
+            "counters": result.counters,
+        }
+
+
+def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcome:
+    """Runs the experiment and registers its best weights as a model version.
+
+    Everything that can be refused is refused before the first worker starts.
+
+    Raises:
+        ConfigError, DatasetError: the experiment or the dataset cannot be used.
+        TrackingError: MLflow does not answer.
+        WorkersFailedError: training failed; the message is the worker's own.
+    """
+    began = time.perf_counter()
+    manifest = load_manifest(experiment.data.path)
+    transforms = FeatureTransforms.fit(experiment.features, experiment.data.path)
+    check_columns(experiment, manifest)
+    with Tracker.start(experiment, manifest) as tracker:
+        console.note(f"run {tracker.run_id} · MLflow: {tracker.page}")
+        run_folder = Path(experiment.storage.path).resolve() / tracker.run_id
+        transforms.save(run_folder / "transforms")
+        with ray_session(experiment), console:
+            placement = resolve_placement(experiment)
+            console.note(
+                f"{placement.workers} worker(s) on {placement.device}, "
+                f"{placement.threads} thread(s) each · {manifest.rows('train'):,} training rows"
+            )
+            launched = time.perf_counter()
+            result = launch_training(
+                experiment,
+                placement,
+                run_name=tracker.run_id,
+                run_folder=run_folder,
+                on_progress=console.progress,
+                on_metrics=lambda posting: _log_posting(tracker, posting),
+            )
+        trained = time.perf_counter()
+        _log_result(tracker, experiment, result)
+        version, examples = _register(tracker, experiment, transforms, manifest, result)
+        _clean_up(experiment, run_folder)
+    done = time.perf_counter()
+    seconds = dict(result.seconds) | {
+        "start": launched - began,
+        "workers": trained - launched,
+        "registration": done - trained,
+        "total": done - began,
+    }
+    return RunOutcome(
+        tracker.run_id, tracker.page, placement, manifest, result, version, examples, seconds
+    )
+
+
+def check_columns(experiment: Experiment, manifest: Manifest) -> None:
+    """Refuses an experiment whose splits or task columns the dataset does not have.
+
+    Raises:
+        DatasetError, ConfigError: naming the split, the column or the setting.
+    """
+    for split in ("train", "valid"):
+        if not manifest.splits.get(split) or manifest.rows(split) == 0:
+            raise DatasetError(
+                f"dataset {manifest.name!r} has no rows in its {split} split; training needs train "
+                "and valid: prepare it again with both"
+            )
+    for task in experiment.tasks:
+        for key, column in (("label", task.label_column), ("space", task.space)):
+            if column is not None and column not in {c.name for c in manifest.columns}:
+                raise DatasetError(
+                    f"tasks.{task.name}.{key}: dataset {manifest.name!r} has no column "
+                    f"{column!r}; its label columns are "
+                    + ", ".join(c.name for c in manifest.columns if c.role in ("label", "space"))
+                )
+    if experiment.data.sample_weight is not None:
+        manifest.column(experiment.data.sample_weight)
+    selection_metric(experiment.train.early_stopping.metric, experiment.tasks)
+
+
+def _log_posting(tracker: Tracker, posting: Posting) -> None:
+    tracker.log_metrics(posting.values | {"epoch": float(posting.epoch)}, posting.step)
+
+
+def _log_result(tracker: Tracker, experiment: Experiment, result: TrainingResult) -> None:
+    for split, metrics in result.splits.items():
+        values = evaluation_values(split, metrics)
+        tracker.log_metrics({f"best/{key}": v for key, v in values.items()}, result.best_step)
+    tracker.log_metrics(
+        {"best/step": float(result.best_step), "data_wait_fraction": result.data_wait_fraction}
+        | {f"seconds/{phase}": seconds for phase, seconds in result.seconds.items()}
+        | {f"rows/{name}": float(count) for name, count in result.counters.items()},
+        result.steps,
+    )
+    task_names = [task.name for task in experiment.tasks]
+    tracker.log_dict({"tables": result.placements}, "sharding_plan.json")
+    tracker.log_dict({"history": result.history}, "history.json")
+    tracker.log_dict({"gates": result.gates}, "gates.json")
+    tracker.log_figure(curves_figure(result.history), "figures/curves.png")
+    tracker.log_figure(
+        gates_figure(result.gates, task_names, experiment.model.levels), "figures/gates.png"
+    )
+
+
+def _register(
+    tracker: Tracker,
+    experiment: Experiment,
+    transforms: FeatureTransforms,
+    manifest: Manifest,
+    result: TrainingResult,
+) -> tuple[RegisteredVersion, pd.DataFrame]:
+    # torchrec is slow to import: only now does the driver need the model itself.
+    from pipeline.model import build_ranker
+    from pipeline.training.checkpoint import load_unsharded
+
+    ranker = build_ranker(experiment, transforms, device="cpu")
+    load_unsharded(ranker, result.checkpoint)
+    examples = example_rows(experiment, manifest, transforms)
+    version = register_model(
+        tracker,
+        experiment,
+        transforms,
+        manifest,
+        ranker.state_dict(),
+        result.splits,
+        examples,
+        result.best_step,
+    )
+    return version, examples
+
+
+def example_rows(
+    experiment: Experiment, manifest: Manifest, transforms: FeatureTransforms
+) -> pd.DataFrame:
+    """The first raw rows of the test split (or of valid), features only."""
+    split = "test" if manifest.splits.get("test") else "valid"
+    shard = next(shard for shard in manifest.splits[split] if shard.rows)
+    file = pq.ParquetFile(Path(experiment.data.path) / shard.path)
+    batch = next(file.iter_batches(EXAMPLE_ROWS, columns=list(transforms.columns)))
+    return batch.to_pandas()
+
+
+def _clean_up(experiment: Experiment, run_folder: Path) -> None:
+    shutil.rmtree(run_folder.parent / "ray" / run_folder.name, ignore_errors=True)
+    if not experiment.storage.keep_checkpoint:
+        shutil.rmtree(run_folder, ignore_errors=True)

@@ -1,0 +1,116 @@
+"""Small parts shared by experts, gates and towers: activations, initialisation, a plain MLP.
+
+Shape suffixes: B rows, I input width, O output width.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+}
+NORMALIZATIONS = ("none", "layer")
+
+
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """The element-wise function called ``name``. Raises ValueError for an unknown name."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation {name!r} is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def check_dropout(name: str, rate: float) -> None:
+    """Raises ValueError unless ``0 <= rate < 1``."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, not {rate}")
+
+
+def check_widths(name: str, widths: Sequence[int]) -> None:
+    """Raises ValueError unless every width is at least 1."""
+    if any(width < 1 for width in widths):
+        raise ValueError(f"{name} must hold widths of at least 1, not {tuple(widths)}")
+
+
+@torch.no_grad()
+def init_hidden(weight: Tensor, fan_in: int) -> None:
+    """He initialisation (uniform, variance 2 / fan_in) of a layer followed by a ReLU-like function.
+
+    Args:
+        weight: [..., O, I]; columns from ``fan_in`` on belong to inputs that are always zero and
+            are set to zero, so that they count neither in the variance nor in any norm.
+        fan_in: inputs that carry a signal.
+    """
+    bound = math.sqrt(6.0 / fan_in)
+    weight.zero_()
+    weight[..., :fan_in].uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def init_output(weight: Tensor, fan_in: int) -> None:
+    """Uniform, variance 1 / (3 fan_in): gates and scores start near even, but not equal.
+
+    ``weight`` and ``fan_in`` as in :func:`init_hidden`.
+    """
+    bound = math.sqrt(1.0 / fan_in)
+    weight.zero_()
+    weight[..., :fan_in].uniform_(-bound, bound)
+
+
+class MLP(nn.Module):
+    """Hidden layers with an activation after each, then one linear layer without.
+
+    Args:
+        in_width: I, width of the input.
+        hidden: widths of the hidden layers; empty for a linear map.
+        out_width: O, width of the output.
+        activation: name in :data:`ACTIVATIONS`.
+        dropout: rate after each hidden activation.
+        out_bias: bias in the last layer.
+        fan_in: input columns that carry a signal, the first ones; absent = all.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        hidden: Sequence[int],
+        out_width: int,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        out_bias: bool = True,
+        fan_in: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_widths("hidden", hidden)
+        check_dropout("dropout", dropout)
+        self.activation = activation_function(activation)
+        self.dropout = dropout
+        widths = [in_width, *hidden]
+        self.hidden = nn.ModuleList(
+            nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.out = nn.Linear(widths[-1], out_width, bias=out_bias)
+        self.fan_in = in_width if fan_in is None else fan_in
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new weights from PyTorch's global generator; biases start at zero."""
+        layers: list[nn.Linear] = [*self.hidden, self.out]  # type: ignore[list-item]
+        for index, layer in enumerate(layers):
+            fan_in = self.fan_in if index == 0 else layer.in_features
+            (init_output if layer is self.out else init_hidden)(layer.weight, fan_in)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        """[B, I] to [B, O]."""
+        for layer in self.hidden:
+            x_BI = self.activation(layer(x_BI))
+            if self.dropout:
+                x_BI = F.dropout(x_BI, self.dropout, self.training)
+        return self.out(x_BI)
