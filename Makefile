@@ -28,7 +28,8 @@ $(STAMP): requirements/$(STACK).lock pyproject.toml
 	  echo "       Check the network or the package index, then run make again: it goes on from here."; exit 1; }
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
 	  echo "The package index gave torch's CUDA build: adding the CUDA libraries it loads ..."; \
-	  $(BIN)/python -m pip install --quiet -c requirements/cuda.lock torch; }
+	  grep -E '^(nvidia|cuda|triton)' requirements/cuda.lock | \
+	    $(BIN)/python -m pip install --quiet --no-deps -r /dev/stdin; }
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
 	  echo "error: pip could not install this project in editable mode (its message is above)."; exit 1; }
 	@$(BIN)/python -c 'import torch, fbgemm_gpu, torchrec, ray, mlflow' 2>/tmp/ple-install.log || { \

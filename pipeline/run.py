@@ -16,9 +16,9 @@ from pipeline.config import Experiment
 from pipeline.console import RunConsole
 from pipeline.data.manifest import DatasetError, Manifest, load_manifest
 from pipeline.data.transforms import FeatureTransforms
-from pipeline.evaluation.figures import curves_figure, gates_figure
+from pipeline.evaluation.figures import HistoryPoint, gate_heat_map, gate_use, training_curves
 from pipeline.evaluation.selection import selection_metric
-from pipeline.registry.artifact import RegisteredVersion, register_model
+from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model
 from pipeline.registry.tracking import Tracker, evaluation_values
 from pipeline.training.report import TrainingResult
 
@@ -149,14 +149,14 @@ def _log_result(tracker: Tracker, experiment: Experiment, result: TrainingResult
         | {f"rows/{name}": float(count) for name, count in result.counters.items()},
         result.steps,
     )
-    task_names = [task.name for task in experiment.tasks]
     tracker.log_dict({"tables": result.placements}, "sharding_plan.json")
     tracker.log_dict({"history": result.history}, "history.json")
     tracker.log_dict({"gates": result.gates}, "gates.json")
-    tracker.log_figure(curves_figure(result.history), "figures/curves.png")
-    tracker.log_figure(
-        gates_figure(result.gates, task_names, experiment.model.levels), "figures/gates.png"
-    )
+    points = [HistoryPoint(**record) for record in result.history]
+    curves = training_curves(points, experiment.tasks, result.best_step)
+    tracker.log_figure(curves, "figures/curves.png")
+    gates = gate_use(result.gates, experiment.model.levels, experiment.tasks)
+    tracker.log_figure(gate_heat_map(gates), "figures/gates.png")
 
 
 def _register(
@@ -173,16 +173,8 @@ def _register(
     ranker = build_ranker(experiment, transforms, device="cpu")
     load_unsharded(ranker, result.checkpoint)
     examples = example_rows(experiment, manifest, transforms)
-    version = register_model(
-        tracker,
-        experiment,
-        transforms,
-        manifest,
-        ranker.state_dict(),
-        result.splits,
-        examples,
-        result.best_step,
-    )
+    trained = TrainedRanker(experiment, manifest, transforms, ranker.state_dict(), result.best_step)
+    version = register_model(tracker, trained, result.splits, examples)
     return version, examples
 
 

@@ -1,16 +1,16 @@
-"""Expert banks and gates: the parts every architecture of the multi-task family is made of.
+"""Expert banks: independent MLPs with stacked weights, in a form for CPUs and one for GPUs.
 
 Shape suffixes: B rows, E experts, I input width, O output width.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ple.layers import (
-    MLP,
     NORMALIZATIONS,
     activation_function,
     check_dropout,
@@ -23,17 +23,21 @@ class ExpertBank(nn.Module):
     """Independent MLPs of the same shape that read the same input.
 
     Every layer of an expert is linear, then (option) LayerNorm, activation, dropout. The weights of
-    all experts are stacked per layer, ``weights[i]`` being [E, O, I], so that the looped form (CPU)
-    and the batched form (GPU) are two ways to use the same parameters.
+    all experts are stacked per layer, ``weights[i]`` being [E, O, I], so the looped form (fastest
+    on CPUs) and the batched form (few launches, for GPUs) use the same parameters. Both run the
+    first layer of all experts as one matrix product, because they read the same input.
 
     Args:
-        experts: E, at least 1.
+        experts: E; a bank of none has no parameters and gives no outputs.
         in_width: I, width of the input.
         hidden: widths of an expert's layers; the last is the width of its output.
         activation: name in :data:`ple.layers.ACTIVATIONS`.
         normalization: ``"none"`` or ``"layer"`` (LayerNorm over an expert's own units).
         dropout: rate after each activation.
         fan_in: input columns that carry a signal, the first ones; absent = all.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     def __init__(
@@ -47,8 +51,8 @@ class ExpertBank(nn.Module):
         fan_in: int | None = None,
     ) -> None:
         super().__init__()
-        if experts < 1:
-            raise ValueError(f"an expert bank needs at least one expert, not {experts}")
+        if experts < 0:
+            raise ValueError(f"experts must be 0 or more, not {experts}")
         if not hidden:
             raise ValueError("an expert needs at least one layer; give `hidden` a width")
         check_widths("hidden", hidden)
@@ -58,88 +62,65 @@ class ExpertBank(nn.Module):
                 f"normalization {normalization!r} is unknown; "
                 f"choose one of {', '.join(NORMALIZATIONS)}"
             )
-        self.experts, self.in_width, self.out_width = experts, in_width, hidden[-1]
+        self.experts, self.out_width = experts, hidden[-1]
         self.activation = activation_function(activation)
-        self.normalization = normalization
         self.dropout = dropout
         self.fan_in = in_width if fan_in is None else fan_in
-        widths = [in_width, *hidden]
-        self.weights = nn.ParameterList(
-            torch.empty(experts, o, i) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.biases = nn.ParameterList(torch.empty(experts, o) for o in hidden)
-        if normalization == "layer":
-            self.scales = nn.ParameterList(torch.empty(experts, o) for o in hidden)
-            self.shifts = nn.ParameterList(torch.empty(experts, o) for o in hidden)
+        shapes = list(pairwise([in_width, *hidden])) if experts else []
+        normalized = shapes if normalization == "layer" else []
+        self.weights = nn.ParameterList(torch.empty(experts, o, i) for i, o in shapes)
+        self.biases = nn.ParameterList(torch.empty(experts, o) for _, o in shapes)
+        self.norm_scales = nn.ParameterList(torch.empty(experts, o) for _, o in normalized)
+        self.norm_shifts = nn.ParameterList(torch.empty(experts, o) for _, o in normalized)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draws every expert's weights independently; biases zero, LayerNorm the identity."""
-        for index, weight in enumerate(self.weights):
-            init_hidden(weight, self.fan_in if index == 0 else weight.shape[2])
-            nn.init.zeros_(self.biases[index])
-            if self.normalization == "layer":
-                nn.init.ones_(self.scales[index])
-                nn.init.zeros_(self.shifts[index])
+        for index, weight_EOI in enumerate(self.weights):
+            init_hidden(weight_EOI, self.fan_in if index == 0 else weight_EOI.shape[2])
+        for parameter in (*self.biases, *self.norm_shifts):
+            nn.init.zeros_(parameter)
+        for parameter in self.norm_scales:
+            nn.init.ones_(parameter)
 
-    def forward(self, x_BI: Tensor) -> Tensor:
-        """[B, I] to [B, E, O]: row b through every expert."""
-        first = F.linear(x_BI, self.weights[0].flatten(0, 1), self.biases[0].flatten())
-        h_BEO = self._finish(0, first.unflatten(1, (self.experts, -1)))
+    def looped(self, x_BI: Tensor) -> list[Tensor]:
+        """One [B, O] per expert, by one matrix product per expert and layer."""
+        if not self.experts:
+            return []
+        outputs = list(self._first_layer(x_BI).unbind(1))
         for index in range(1, len(self.weights)):
-            weight_EOI, bias_EO = self.weights[index], self.biases[index]
-            h_EBO = torch.baddbmm(
-                bias_EO.unsqueeze(1), h_BEO.transpose(0, 1), weight_EOI.transpose(1, 2)
-            )
-            h_BEO = self._finish(index, h_EBO.transpose(0, 1))
+            weights, biases = self.weights[index].unbind(), self.biases[index].unbind()
+            for expert, h_BI in enumerate(outputs):
+                h_BO = F.linear(h_BI, weights[expert], biases[expert])
+                if self.norm_scales:
+                    scale_O = self.norm_scales[index][expert]
+                    shift_O = self.norm_shifts[index][expert]
+                    h_BO = F.layer_norm(h_BO, h_BO.shape[1:], scale_O, shift_O)
+                outputs[expert] = self._activate(h_BO)
+        return outputs
+
+    def batched(self, x_BI: Tensor) -> Tensor:
+        """[B, E, O], by one batched matrix product per layer."""
+        if not self.experts:
+            return x_BI.new_empty(len(x_BI), 0, self.out_width)
+        h_BEO = self._first_layer(x_BI)
+        for index in range(1, len(self.weights)):
+            weight_EIO = self.weights[index].transpose(1, 2)
+            h_EBI = h_BEO.transpose(0, 1)
+            h_EBO = torch.baddbmm(self.biases[index].unsqueeze(1), h_EBI, weight_EIO)
+            h_BEO = self._activate(self._normalize(index, h_EBO.transpose(0, 1)))
         return h_BEO
 
-    def _finish(self, index: int, h_BEO: Tensor) -> Tensor:
-        if self.normalization == "layer":
-            h_BEO = F.layer_norm(h_BEO, h_BEO.shape[2:]) * self.scales[index] + self.shifts[index]
-        h_BEO = self.activation(h_BEO)
-        return F.dropout(h_BEO, self.dropout, self.training) if self.dropout else h_BEO
+    def _first_layer(self, x_BI: Tensor) -> Tensor:
+        h_BO = F.linear(x_BI, self.weights[0].flatten(0, 1), self.biases[0].flatten())
+        return self._activate(self._normalize(0, h_BO.unflatten(1, (self.experts, -1))))
 
+    def _normalize(self, index: int, h_BEO: Tensor) -> Tensor:
+        if not self.norm_scales:
+            return h_BEO
+        normal_BEO = F.layer_norm(h_BEO, h_BEO.shape[2:])
+        return normal_BEO * self.norm_scales[index] + self.norm_shifts[index]
 
-class Gate(nn.Module):
-    """Softmax weights over experts, from a selector (PLE paper, equation 6).
-
-    With one expert there is nothing to choose: the weight is 1 and the gate has no parameters.
-
-    Args:
-        in_width: I, width of the selector.
-        experts: E, experts the gate mixes.
-        hidden: widths of hidden layers between selector and softmax; empty for a linear gate.
-        bias: bias in the last layer.
-        activation: of the hidden layers.
-        fan_in: selector columns that carry a signal, the first ones; absent = all.
-    """
-
-    def __init__(
-        self,
-        in_width: int,
-        experts: int,
-        hidden: Sequence[int] = (),
-        bias: bool = False,
-        activation: str = "relu",
-        fan_in: int | None = None,
-    ) -> None:
-        super().__init__()
-        if experts < 1:
-            raise ValueError(f"a gate needs at least one expert, not {experts}")
-        self.logits = (
-            MLP(in_width, hidden, experts, activation, out_bias=bias, fan_in=fan_in)
-            if experts > 1
-            else None
-        )
-
-    def forward(self, selector_BI: Tensor) -> Tensor:
-        """[B, I] to [B, E], rows summing to 1."""
-        if self.logits is None:
-            return selector_BI.new_ones(len(selector_BI), 1)
-        return torch.softmax(self.logits(selector_BI), dim=1)
-
-
-def mix(gate_BE: Tensor, experts_BEO: Tensor) -> Tensor:
-    """The gated sum of experts, [B, O] (PLE paper, equation 5)."""
-    return torch.bmm(gate_BE.unsqueeze(1), experts_BEO).squeeze(1)
+    def _activate(self, h: Tensor) -> Tensor:
+        h = self.activation(h)
+        return F.dropout(h, self.dropout, self.training) if self.dropout else h

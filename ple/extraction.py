@@ -9,10 +9,10 @@ Shape suffixes: B rows, E experts, D width of a stream, T tasks, S streams.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from ple.experts import ExpertBank, Gate, mix
+from ple.experts import ExpertBank
+from ple.gates import Gate, mix_batched, mix_looped
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class LevelSpec:
 
 
 def check_levels(levels: Sequence[LevelSpec]) -> None:
-    """Raises ValueError, naming the level and the remedy, if no PLE can be built from ``levels``."""
+    """Raises ValueError, naming level and remedy, if no PLE can be built from ``levels``."""
     if not levels:
         raise ValueError("`levels` is empty; give at least one level")
     tasks = len(levels[0].task_experts)
@@ -57,8 +57,8 @@ def check_levels(levels: Sequence[LevelSpec]) -> None:
             raise ValueError(f"{where}: `task_experts` is empty; give one count per task")
         if len(level.task_experts) != tasks:
             raise ValueError(
-                f"{where}: `task_experts` has {len(level.task_experts)} counts, level 1 has {tasks};"
-                " give one count per task on every level"
+                f"{where}: `task_experts` has {len(level.task_experts)} counts, level 1 has"
+                f" {tasks}; give one count per task on every level"
             )
         if level.shared_experts < 0 or min(level.task_experts) < 0:
             raise ValueError(f"{where}: an expert count is negative")
@@ -83,9 +83,9 @@ def check_levels(levels: Sequence[LevelSpec]) -> None:
 
 
 def shared_gates(levels: Sequence[LevelSpec]) -> list[bool]:
-    """For each level, whether its shared gate exists: whether the next level reads the shared stream.
+    """For each level, whether it has a shared gate: only if the next level reads the shared stream.
 
-    The next level reads it through shared experts, or as the selector of its own shared gate. The
+    The next level does so through shared experts, or as the selector of its own shared gate. The
     last level never has one.
     """
     exists = [False] * len(levels)
@@ -122,57 +122,50 @@ class ExtractionNetwork(nn.Module):
         fan_in: int | None = None,
     ) -> None:
         super().__init__()
-        self.spec = spec
 
-        def bank(experts: int, hidden: tuple[int, ...]) -> ExpertBank | None:
-            if experts == 0:
-                return None
+        def bank(experts: int, hidden: tuple[int, ...]) -> ExpertBank:
             return ExpertBank(experts, in_width, hidden, activation, normalization, dropout, fan_in)
 
         def gate(experts: int) -> Gate:
             return Gate(in_width, experts, spec.gate_hidden, spec.gate_bias, activation, fan_in)
 
-        self.task_experts = nn.ModuleList(
-            bank(own, spec.hidden) or nn.Identity() for own in spec.task_experts
-        )
+        tasks = len(spec.task_experts)
+        self.task_experts = nn.ModuleList(bank(own, spec.hidden) for own in spec.task_experts)
         self.shared_experts = bank(spec.shared_experts, spec.shared_hidden or spec.hidden)
         self.task_gates = nn.ModuleList(
             gate(own + spec.shared_experts) for own in spec.task_experts
         )
         self.shared_gate = gate(spec.experts) if shared_gate else None
+        # Which banks each gate mixes; bank k is task k's, the last one is shared.
+        self._members = [(task, tasks) for task in range(tasks)]
+        if shared_gate:
+            self._members.append(tuple(range(tasks + 1)))
 
     def forward(
-        self, tasks_TBD: Sequence[Tensor], shared_BD: Tensor | None
-    ) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+        self, tasks_TBD: Sequence[Tensor], shared_BD: Tensor, looped: bool | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Streams in, streams out.
 
         Args:
             tasks_TBD: T streams x_k, each [B, D].
-            shared_BD: x_s; None where the level reads no shared stream.
+            shared_BD: x_s; not read where the level has neither shared experts nor a shared gate.
+            looped: form of the computation; absent = looped on a CPU, batched elsewhere.
 
         Returns:
-            The T new task streams, the new shared stream (None without a shared gate), and the gate
-            weights [B, E] of each task, then of the shared gate if there is one.
+            The new task streams, and after them the shared stream if there is a shared gate; and
+            for each of these streams the gate weights [B, E].
         """
-        own = [
-            bank(x_BD) if isinstance(bank, ExpertBank) else None
-            for bank, x_BD in zip(self.task_experts, tasks_TBD, strict=True)
-        ]
-        shared = None if self.shared_experts is None else self.shared_experts(shared_BD)
-        gates: list[Tensor] = []
-        outputs: list[Tensor] = []
-        for gate, x_BD, y_BED in zip(self.task_gates, tasks_TBD, own, strict=True):
-            gates.append(gate(x_BD))
-            outputs.append(mix(gates[-1], _join([y_BED, shared])))
-        if self.shared_gate is None:
-            return outputs, None, gates
-        gates.append(self.shared_gate(shared_BD))
-        return outputs, mix(gates[-1], _join([*own, shared])), gates
+        streams = [*tasks_TBD, shared_BD]
+        gates = [gate(x_BD) for gate, x_BD in zip(self._gates(), streams, strict=False)]
+        banks = list(zip([*self.task_experts, self.shared_experts], streams, strict=True))
+        if shared_BD.device.type == "cpu" if looped is None else looped:
+            outputs = mix_looped(gates, [bank.looped(x) for bank, x in banks], self._members)
+        else:
+            outputs = mix_batched(gates, [bank.batched(x) for bank, x in banks], self._members)
+        return outputs, gates
 
-
-def _join(banks: Sequence[Tensor | None]) -> Tensor:
-    present = [y_BED for y_BED in banks if y_BED is not None]
-    return present[0] if len(present) == 1 else torch.cat(present, dim=1)
+    def _gates(self) -> list[nn.Module]:
+        return [*self.task_gates, *([] if self.shared_gate is None else [self.shared_gate])]
 
 
 class ProgressiveExtraction(nn.Module):
@@ -214,15 +207,19 @@ class ProgressiveExtraction(nn.Module):
             )
         )
 
-    def forward(self, x_BD: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+    def forward(
+        self, x_BD: Tensor, looped: bool | None = None
+    ) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Feature vector to the T task streams of the last level, and the gates of every level.
 
         ``gates[l][k]`` is [B, E] for task k; the shared gate's, where level l has one, comes last.
+        ``looped`` as in :meth:`ExtractionNetwork.forward`.
         """
-        tasks_TBD: list[Tensor] = [x_BD] * self.tasks
-        shared_BD: Tensor | None = x_BD
+        tasks_TBD, shared_BD = [x_BD] * self.tasks, x_BD
         gates: list[list[Tensor]] = []
         for level in self.levels:
-            tasks_TBD, shared_BD, level_gates = level(tasks_TBD, shared_BD)
+            streams, level_gates = level(tasks_TBD, shared_BD, looped)
+            # A level that reads no shared stream is handed one all the same: the last task's.
+            tasks_TBD, shared_BD = streams[: self.tasks], streams[-1]
             gates.append(level_gates)
         return tasks_TBD, gates

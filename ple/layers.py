@@ -5,6 +5,7 @@ Shape suffixes: B rows, I input width, O output width.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +92,7 @@ class MLP(nn.Module):
         self.activation = activation_function(activation)
         self.dropout = dropout
         widths = [in_width, *hidden]
-        self.hidden = nn.ModuleList(
-            nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.out = nn.Linear(widths[-1], out_width, bias=out_bias)
         self.fan_in = in_width if fan_in is None else fan_in
         self.reset_parameters()

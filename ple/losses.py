@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Element-wise -y log σ(z) - (1 - y) log(1 - σ(z)), computed from the logit without overflow."""
+    """Element-wise -y log σ(z) - (1 - y) log(1 - σ(z)), from the logit z without overflow."""
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 

@@ -17,7 +17,6 @@ class Posting:
     values: dict[str, float]
 
 
-@ray.remote(num_cpus=0)
 class _Board:
     def __init__(self) -> None:
         self._postings: list[Posting] = []
@@ -38,7 +37,7 @@ class _Board:
 
 def open_board() -> Any:
     """Creates the board of a run; it goes with the Ray session."""
-    return _Board.remote()
+    return ray.remote(num_cpus=0)(_Board).remote()
 
 
 class BoardReporter:

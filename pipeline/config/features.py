@@ -101,9 +101,13 @@ class FeaturesConfig(Section):
         default_factory=list, description="Columns used as numbers."
     )
 
+    @property
+    def names(self) -> list[str]:
+        return [f.name for f in self.categorical] + [f.name for f in self.numeric]
+
     @model_validator(mode="after")
-    def _names(self) -> Self:
-        names = [f.name for f in (*self.categorical, *self.numeric)]
+    def _distinct(self) -> Self:
+        names = self.names
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
             raise ValueError(f"feature columns listed twice: {', '.join(repeated)}")

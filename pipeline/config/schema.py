@@ -103,8 +103,8 @@ class ScheduleConfig(Section):
 class ShardingConfig(Section):
     """What TorchRec's planner may choose from."""
 
-    types: list[Literal["table_wise", "row_wise", "column_wise", "data_parallel"]] = Field(
-        default_factory=lambda: ["table_wise", "row_wise"],
+    types: tuple[Literal["table_wise", "row_wise"], ...] = Field(
+        default=("table_wise", "row_wise"),
         min_length=1,
         description="Sharding types the planner may pick for a table.",
     )
@@ -220,9 +220,7 @@ class Experiment(Section):
                     f"the tasks are {sorted(names)}: give one count per task"
                 )
         answers = {c for t in self.tasks for c in (t.label_column, t.space) if c}
-        leaked = sorted(
-            answers & {f.name for f in (*self.features.categorical, *self.features.numeric)}
-        )
+        leaked = sorted(answers & set(self.features.names))
         if leaked:
             raise ValueError(f"labels used as features: {', '.join(leaked)}")
         return self

@@ -5,6 +5,7 @@ Figure objects without pyplot: no display, no global state, safe in threads.
 B rows of a batch, T tasks, E experts, S streams, L levels.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,9 +77,11 @@ def training_curves(
     panels = [
         (metric, title) for metric, title in panels if any(p.metric == metric for p in points)
     ]
-    figure = Figure(figsize=(4.6 * max(len(panels), 1), 3.6), layout="constrained", dpi=120)
+    columns = 2 if len(panels) == 4 else max(len(panels), 1)
+    rows = math.ceil(len(panels) / columns) or 1
+    figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained", dpi=120)
     for position, (metric, title) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), position)
+        axes = figure.add_subplot(rows, columns, position)
         _draw_metric(axes, [p for p in points if p.metric == metric], tasks)
         if best_step is not None:
             axes.axvline(best_step, color="#888888", linewidth=1, label=f"kept: step {best_step:,}")
@@ -112,19 +115,20 @@ def gate_use(
 def gate_heat_map(uses: Sequence[GateUse]) -> Figure:
     """Mean gate weight by stream and expert, one panel per level; blank = not connected."""
     widths = [max(len(u.experts), 3) for u in uses]
+    highest = max(float(np.nanmax(u.weights)) for u in uses)
     height = 1.5 + 0.5 * max(len(u.streams) for u in uses)
     figure = Figure(
         figsize=(min(2.0 + 0.75 * sum(widths), 40.0), height), layout="constrained", dpi=120
     )
     panels = figure.subplots(1, len(uses), squeeze=False, width_ratios=widths)[0]
     for number, (axes, use) in enumerate(zip(panels, uses, strict=True), start=1):
-        image = axes.imshow(use.weights, vmin=0.0, vmax=1.0, cmap="viridis", aspect="auto")
+        image = axes.imshow(use.weights, vmin=0.0, vmax=highest, cmap="viridis", aspect="auto")
         axes.set_xticks(range(len(use.experts)), use.experts, rotation=40, ha="right", fontsize=8)
         axes.set_yticks(range(len(use.streams)), use.streams, fontsize=8)
         axes.set_title(f"level {number}", fontsize=10)
         for (row, column), weight in np.ndenumerate(use.weights):
             if np.isfinite(weight):
-                colour = "black" if weight > 0.6 else "white"
+                colour = "black" if weight > 0.6 * highest else "white"
                 axes.text(
                     column, row, f"{weight:.2f}", ha="center", va="center", color=colour, fontsize=8
                 )

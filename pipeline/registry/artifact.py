@@ -52,15 +52,15 @@ class TrainedRanker:
 
     Attributes:
         experiment: resolved experiment; ``mlflow.model_name`` and ``mlflow.alias`` name the place.
+        transforms: fitted on the train split.
         manifest: the dataset.
-        transforms: fitted on its train split.
         state: state_dict of the unsharded ranker (keys of ``build_ranker(...).state_dict()``).
         step: training step of these weights.
     """
 
     experiment: Experiment
-    manifest: Manifest
     transforms: FeatureTransforms
+    manifest: Manifest
     state: Mapping[str, torch.Tensor]
     step: int
 
@@ -112,15 +112,19 @@ def save_bundle(folder: Path, trained: TrainedRanker) -> None:
 
 def register_model(
     tracker: Tracker,
-    trained: TrainedRanker,
+    experiment: Experiment,
+    transforms: FeatureTransforms,
+    manifest: Manifest,
+    state: Mapping[str, torch.Tensor],
     metrics: Mapping[str, dict[str, Metrics]],
     example: pd.DataFrame,
+    step: int,
 ) -> RegisteredVersion:
     """Logs the model with the run, registers it as a new version and moves the alias.
 
     Args:
         tracker: the open run.
-        trained: the model.
+        experiment, transforms, manifest, state, step: see :class:`TrainedRanker`.
         metrics: by split (``valid``, ``test``), as MetricSet.compute() gives them; they go on the
             card, and on the logged model so that versions can be searched by them.
         example: a few raw rows, stored as input example.
@@ -128,14 +132,15 @@ def register_model(
     Raises:
         MlflowException: the store or the registry refused; the version is not created then.
     """
-    client, run, mlflow_config = tracker.client, tracker.run, trained.experiment.mlflow
-    name = mlflow_config.model_name or trained.experiment.name
-    card = model_card(trained.experiment, trained.manifest, metrics, run.run_id)
+    trained = TrainedRanker(experiment, transforms, manifest, state, step)
+    client, run = tracker.client, tracker.run
+    name, alias = experiment.mlflow.model_name or experiment.name, experiment.mlflow.alias
+    card = model_card(experiment, manifest, metrics, run.run_id)
     logged = client.create_logged_model(
         run.experiment_id, _logged_name(name), source_run_id=run.run_id, model_type="ranker"
     )
     try:
-        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, trained.step)])
+        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step)])
         with tempfile.TemporaryDirectory(prefix="ple-model-") as folder:
             identity = Model(model_id=logged.model_id, run_id=run.run_id)
             path = _save_pyfunc(Path(folder), identity, trained, card, example)
@@ -144,13 +149,11 @@ def register_model(
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
-    _log_model_metrics(tracker, logged.model_id, metrics, trained.step)
+    _log_model_metrics(tracker, logged.model_id, metrics, step)
     tracker.log_text(card, "model_card.md")
-    tags = {"dataset.digest": trained.manifest.digest}
-    version = _create_version(tracker, name, logged.model_id, card, tags)
-    client.set_registered_model_alias(name, mlflow_config.alias, version)
-    uri = f"models:/{name}/{version}"
-    return RegisteredVersion(uri, name, version, mlflow_config.alias, logged.model_id)
+    version = _create_version(tracker, name, logged.model_id, card, manifest.digest)
+    client.set_registered_model_alias(name, alias, version)
+    return RegisteredVersion(f"models:/{name}/{version}", name, version, alias, logged.model_id)
 
 
 def _logged_name(name: str) -> str:
@@ -219,9 +222,7 @@ def _log_model_metrics(
     tracker.client.log_batch(tracker.run_id, metrics=logged)
 
 
-def _create_version(
-    tracker: Tracker, name: str, model_id: str, card: str, tags: dict[str, str]
-) -> str:
+def _create_version(tracker: Tracker, name: str, model_id: str, card: str, digest: str) -> str:
     try:
         tracker.client.create_registered_model(name)
     except MlflowException as error:
@@ -233,6 +234,6 @@ def _create_version(
         run_id=tracker.run_id,
         model_id=model_id,
         description=card,
-        tags=tags,
+        tags={"dataset.digest": digest},
     )
     return str(created.version)

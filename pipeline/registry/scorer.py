@@ -96,7 +96,7 @@ class RowScorer:
         return scores_BT
 
 
-class RankerModel(PythonModel):  # type: ignore[misc]  # MLflow is untyped
+class RankerModel(PythonModel):
     """MLflow's view of a RowScorer."""
 
     def load_context(self, context: PythonModelContext) -> None:

@@ -216,12 +216,12 @@ def _flatten(prefix: str, section: BaseModel, flat: dict[str, str]) -> None:
         value, name = getattr(section, key), f"{prefix}{key}"
         if isinstance(value, BaseModel):
             _flatten(f"{name}.", value, flat)
-        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], BaseModel):
             for position, item in enumerate(value):
                 settings = item.model_dump(mode="json", exclude_defaults=True)
                 label = settings.pop("name", position)
                 flat[_key(f"{name}.{label}")] = json.dumps(settings)
-        elif isinstance(value, list | dict):
+        elif isinstance(value, list | tuple | dict):
             flat[name] = json.dumps(value)
         elif value is not None:
             flat[name] = str(value)

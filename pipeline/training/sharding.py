@@ -153,7 +153,7 @@ def _placements(
 ) -> tuple[TablePlacement, ...]:
     placements = []
     for tables in plan.plan.values():
-        for table, parameter in tables.items():  # type: ignore[attr-defined]
+        for table, parameter in tables.items():
             rows, dim = sizes[table]
             placements.append(
                 TablePlacement(

@@ -5,7 +5,6 @@ Legend: B rows of this worker's batch, T tasks, W workers.
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 
 import ple

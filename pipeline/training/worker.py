@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from pipeline.config import Experiment
@@ -90,7 +89,7 @@ class _Worker:
     def run(self) -> TrainingResult:
         step = self._train()
         self.best_weights.restore(self.model)
-        splits = {}
+        splits: dict[str, dict[str, dict[str, Any]]] = {}
         with self.clock.phase("evaluation"):
             for split in ("valid", "test"):
                 if split in self.loaders:

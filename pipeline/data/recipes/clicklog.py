@@ -59,7 +59,7 @@ class ClicklogOptions:
         seed: everything random follows from it.
         tasks: which of click, convert and like to label.
         correlation: of an id's effects on click and on like, -1 … 1.
-        users, items: distinct ids; absent = a hundredth and a two-hundredth of `rows`.
+        users, items: distinct ids; absent = a two-hundredth and a four-hundredth of `rows`.
     """
 
     rows: int = 400_000
@@ -97,8 +97,8 @@ def clicklog(options: ClicklogOptions) -> Recipe:
     """The generated click log as a recipe."""
     world = World(
         seed=options.seed,
-        users=options.users or min(max(options.rows // 100, 50), 20_000_000),
-        items=options.items or min(max(options.rows // 200, 50), 10_000_000),
+        users=options.users or min(max(options.rows // 200, 50), 20_000_000),
+        items=options.items or min(max(options.rows // 400, 50), 10_000_000),
         correlation=options.correlation,
     )
     rows = options.split_rows()

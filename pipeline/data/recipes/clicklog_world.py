@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 TASKS = ("click", "convert", "like")
-BIAS_T = np.array([-1.35, -1.55, -2.75], dtype=np.float32)
+BIAS_T = np.array([-1.4, -1.15, -2.6], dtype=np.float32)
 CLICK_CONVERT_CORRELATION = 0.5
 
 CATEGORIES = tuple(f"category_{n:02d}" for n in range(40))
@@ -18,15 +18,15 @@ LONGEST_TAGS, LONGEST_INTERESTS, TASTES = 5, 6, 2
 
 # Standard deviation of the effect of one id (of one element, for lists) on a logit.
 SPREAD = {
-    "user": 0.55,
-    "item": 0.45,
-    "category": 0.5,
-    "city": 0.2,
-    "device": 0.25,
-    "hour": 0.25,
+    "user": 0.4,
+    "item": 0.35,
+    "category": 0.6,
+    "city": 0.15,
+    "device": 0.3,
+    "hour": 0.3,
     "tag": 0.2,
-    "interest": 0.4,
-    "taste": 0.25,
+    "interest": 0.5,
+    "taste": 0.2,
 }
 # Popularity: P(rank r) falls as r to the power of minus this.
 SKEW = {"user": 0.5, "item": 0.8, "category": 0.5, "city": 0.7, "tag": 0.8, "interest": 0.6}

@@ -1,0 +1,109 @@
+"""From raw columns of any castable type to the types the transforms were fitted on."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.faults import ColumnFault
+
+_TYPES = {
+    "int8": pa.int64(),
+    "int16": pa.int64(),
+    "int32": pa.int64(),
+    "int64": pa.int64(),
+    "uint8": pa.int64(),
+    "uint16": pa.int64(),
+    "uint32": pa.int64(),
+    "bool": pa.int64(),
+    "string": pa.string(),
+    "large_string": pa.string(),
+    "float": pa.float32(),
+    "halffloat": pa.float32(),
+    "double": pa.float64(),
+}
+
+
+def value_type(manifest_type: str) -> pa.DataType | None:
+    """The type the transforms compute in, for an Arrow type written as text; None = unsupported.
+
+    A list's type is its items', a dictionary's its values'; integers and booleans become int64.
+    """
+    text = manifest_type
+    for prefix in ("list<", "large_list<"):
+        if text.startswith(prefix):
+            text = text.removeprefix(prefix).removesuffix(">").split(":", 1)[-1].strip()
+            text = text.removesuffix(" not null")
+    if text.startswith("dictionary<values="):
+        text = text.removeprefix("dictionary<values=").split(",", 1)[0]
+    return _TYPES.get(text)
+
+
+def chunks_of(batch: pa.RecordBatch | pa.Table, name: str) -> list[pa.Array]:
+    """The arrays a column consists of. Raises ColumnFault if it is absent."""
+    position = batch.schema.get_field_index(name)
+    if position < 0:
+        raise ColumnFault(name, "absent from these rows; add it (null where it is not known)")
+    column = batch.column(position)
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def as_values(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
+    """A single-valued column in its fitted type; strings may stay dictionary-encoded."""
+    have = array.type
+    if have == wanted:
+        return array
+    if pa.types.is_dictionary(have):
+        if pa.types.is_string(wanted) and pa.types.is_string(have.value_type):
+            return array
+        array = array.dictionary_decode()
+    return _cast(array, wanted, name)
+
+
+def as_lists(array: pa.Array, wanted: pa.DataType, name: str) -> tuple[pa.Array, np.ndarray]:
+    """A list column as (values, offsets_B1): row b holds values[offsets[b] : offsets[b + 1]].
+
+    A null list is an empty one. The values are those of these rows only.
+    """
+    if pa.types.is_null(array.type):
+        return pa.array([], wanted), np.zeros(len(array) + 1, np.int64)
+    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        raise ColumnFault(name, f"holds {array.type}, where lists of {wanted} are expected")
+    offsets_B1 = array.offsets.to_numpy().astype(np.int64)
+    if array.null_count and bool(
+        (np.diff(offsets_B1)[array.is_null().to_numpy(zero_copy_only=False)] > 0).any()
+    ):
+        # A null list may still span values: let Arrow rebuild the array without them.
+        array = array.take(pa.array(np.arange(len(array))))
+        offsets_B1 = array.offsets.to_numpy().astype(np.int64)
+    first, last = int(offsets_B1[0]), int(offsets_B1[-1])
+    values = as_values(array.values.slice(first, last - first), wanted, name)
+    return values, offsets_B1 - first
+
+
+def null_mask(array: pa.Array) -> np.ndarray:
+    """bool (B,), true where the value is null."""
+    mask: np.ndarray = array.is_null().to_numpy(zero_copy_only=False)
+    return mask
+
+
+def numbers(array: pa.Array) -> np.ndarray:
+    """float (B,) of an Arrow float array, NaN where it is null; a view where there are none."""
+    if not array.null_count:
+        view: np.ndarray = array.to_numpy()
+        return view
+    filled: np.ndarray = array.fill_null(float("nan")).to_numpy()
+    return filled
+
+
+def _cast(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
+    try:
+        if pa.types.is_integer(wanted) and pa.types.is_floating(array.type):
+            # pandas turns integers with gaps into floats with NaN.
+            array = pc.if_else(pc.is_nan(array), None, array)
+        if pa.types.is_boolean(array.type) and pa.types.is_floating(wanted):
+            array = array.cast(pa.int8())
+        return array.cast(wanted)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise ColumnFault(
+            name, f"holds {array.type}, which does not convert to {wanted}: {error}"
+        ) from None

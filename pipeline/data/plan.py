@@ -1,0 +1,213 @@
+"""Which rows come when: the order of a split as a pure function of manifest, seed and epoch.
+
+The rows of a split, in file order, are cut into S equal ranges, one per logical stream. Every
+global batch takes the same number of rows from every stream, so it is spread over the whole
+split, and a worker that owns some of the streams knows its part of every batch without knowing
+how many other workers there are.
+
+Within a stream, an epoch visits *units* (row groups, or neighbouring small ones together) in a
+seeded order, and permutes the rows of each *block* of consecutive rows of that order. Position p
+of a stream belongs to global batch p // rows_per_stream_batch: the number of batches done is the
+whole resume point.
+
+Legend: S streams, G row groups, U units.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.hashing import mix
+from pipeline.data.manifest import DatasetError, Manifest
+
+
+class SplitIndex:
+    """Where every row of a split lies.
+
+    Attributes:
+        paths: shard files, relative to the dataset.
+        group_start: int64 (G + 1,), first row of each row group in file order, then the total.
+        group_shard: int32 (G,), its file; group_number: int32 (G,), its number in that file.
+        empty_shards: files without rows.
+    """
+
+    def __init__(self, manifest: Manifest, split: str) -> None:
+        shards = manifest.splits.get(split)
+        if shards is None:
+            known = ", ".join(manifest.splits)
+            raise DatasetError(f"dataset {manifest.name!r} has no split {split!r} (it has {known})")
+        self.split = split
+        self.paths = [shard.path for shard in shards]
+        groups = np.fromiter((len(shard.row_groups) for shard in shards), np.int64, len(shards))
+        total = int(groups.sum())
+        rows = np.fromiter((r for shard in shards for r in shard.row_groups), np.int64, total)
+        self.shard_first_group = np.concatenate([[0], np.cumsum(groups)])
+        self.group_shard = np.repeat(np.arange(len(shards), dtype=np.int32), groups)
+        self.group_number = (np.arange(total) - self.shard_first_group[self.group_shard]).astype(
+            np.int32
+        )
+        self.group_start = np.concatenate([[0], np.cumsum(rows)])
+        self.empty_shards = [shard.path for shard in shards if shard.rows == 0]
+        if self.rows == 0:
+            raise DatasetError(
+                f"split {split!r} of dataset {manifest.name!r} has no rows; prepare the dataset "
+                "again with a larger share for it"
+            )
+
+    @property
+    def rows(self) -> int:
+        return int(self.group_start[-1])
+
+    def group_of(self, row: int) -> int:
+        """The row group that holds a row (empty ones hold none)."""
+        return int(np.searchsorted(self.group_start, row, side="right")) - 1
+
+    def place(self, row: int) -> tuple[str, int, int]:
+        """(file, row group in it, row in that group) of a row in file order."""
+        group = self.group_of(row)
+        path = self.paths[self.group_shard[group]]
+        return path, int(self.group_number[group]), row - int(self.group_start[group])
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """What one stream reads in one epoch.
+
+    Attributes:
+        unit_first, unit_stop: int64 (U,), row ranges (file order) in the order they are read.
+        unit_at: int64 (U + 1,), position in the stream of each unit's first row, then the total.
+        block_at: int64, position of each block's first row, then the total.
+        shuffled: whether the rows of a block are permuted.
+        key: seeds the permutations of this stream and epoch.
+    """
+
+    unit_first: np.ndarray
+    unit_stop: np.ndarray
+    unit_at: np.ndarray
+    block_at: np.ndarray
+    shuffled: bool
+    key: int
+
+    @property
+    def rows(self) -> int:
+        return int(self.unit_at[-1])
+
+    def permutation(self, block: int) -> np.ndarray | None:
+        """Order in which the rows of a block come out; None = as they are."""
+        if not self.shuffled:
+            return None
+        rows = int(self.block_at[block + 1] - self.block_at[block])
+        return seeded_permutation(rows, derive_key(self.key, block))
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The order of one split: see the module's text.
+
+    Args:
+        index: the split's rows.
+        streams: S.
+        batch_rows: rows one stream gives to a global batch.
+        block_rows: rows of a shuffle block of one stream, a multiple of ``batch_rows``; 0 = the
+            rows come in file order.
+        seed: of the run.
+    """
+
+    index: SplitIndex
+    streams: int
+    batch_rows: int
+    block_rows: int
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch; the last may be partial."""
+        longest = -(-self.index.rows // self.streams)
+        return -(-longest // self.batch_rows)
+
+    def stream(self, epoch: int, stream: int) -> StreamPlan:
+        """The plan of one stream (0 … S-1) in one epoch."""
+        if not self.block_rows:
+            return self._in_file_order(stream)
+        epoch_key = derive_key(self.seed, epoch)
+        part = int(seeded_permutation(self.streams, derive_key(epoch_key, -1))[stream])
+        first, stop = self._range(part)
+        bounds = _unit_bounds(self.index, first, stop, max(1, self.block_rows // 8))
+        key = derive_key(epoch_key, stream)
+        order = seeded_permutation(bounds.size - 1, derive_key(key, -1))
+        unit_first, unit_stop = bounds[:-1][order], bounds[1:][order]
+        return StreamPlan(
+            unit_first,
+            unit_stop,
+            _starts(unit_stop - unit_first),
+            self._blocks(stream, stop - first),
+            True,
+            key,
+        )
+
+    def _in_file_order(self, stream: int) -> StreamPlan:
+        first, stop = self._range(stream)
+        ends = np.array([0, stop - first])
+        return StreamPlan(np.array([first]), np.array([stop]), ends, ends, False, 0)
+
+    def _range(self, part: int) -> tuple[int, int]:
+        rows, S = self.index.rows, self.streams
+        return rows * part // S, rows * (part + 1) // S
+
+    def _blocks(self, stream: int, rows: int) -> np.ndarray:
+        """Bounds of a stream's blocks.
+
+        The first block's size differs by stream, so that the streams of a worker do not all need
+        a new block at the same batch.
+        """
+        share = int((_radical_inverse(stream) * self.block_rows)) // self.batch_rows
+        head = self.block_rows - share * self.batch_rows
+        bounds = np.arange(head, rows, self.block_rows, dtype=np.int64)
+        return np.concatenate([[0], bounds, [rows]]).astype(np.int64)
+
+
+def derive_key(key: int, item: int) -> int:
+    """A 64-bit key for item ``item`` (≥ -1) of whatever ``key`` stands for."""
+    mixed = mix(np.array([key & _MASK], np.uint64))
+    mixed ^= np.uint64((item + 1) & _MASK)
+    return int(mix(mixed)[0])
+
+
+def seeded_permutation(n: int, key: int) -> np.ndarray:
+    """int64 (n,) permutation of 0 … n-1: the order of the hashes of ``key + i``.
+
+    Spelled out rather than left to a random number library, whose streams may change by version.
+    """
+    return np.argsort(mix(np.arange(n, dtype=np.uint64) + np.uint64(key)), kind="stable")
+
+
+_MASK = (1 << 64) - 1
+
+
+def _unit_bounds(index: SplitIndex, first: int, stop: int, least: int) -> np.ndarray:
+    """Cuts rows first … stop-1 at row-group bounds into units of about ``least`` rows or more."""
+    if first == stop:
+        return np.array([first, stop], np.int64)
+    starts = index.group_start
+    low, high = np.searchsorted(starts, [first, stop])
+    inner = starts[low:high]
+    inner = np.unique(inner[(inner > first) & (inner < stop)])
+    # Of the bounds in each stretch of `least` rows, the first one cuts.
+    _, chosen = np.unique((inner - first) // least, return_index=True)
+    inner = inner[chosen]
+    inner = inner[inner - first >= least // 2]
+    return np.concatenate([[first], inner, [stop]]).astype(np.int64)
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def _radical_inverse(n: int) -> float:
+    """Van der Corput's sequence in base 2: 0, 1/2, 1/4, 3/4, …"""
+    value, place = 0.0, 0.5
+    while n:
+        value += place * (n & 1)
+        n >>= 1
+        place /= 2
+    return value

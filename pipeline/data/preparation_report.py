@@ -1,0 +1,144 @@
+"""What jobs.prepare shows: progress while rows stream, then a table of splits and columns."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.data.manifest import Column, Manifest
+from pipeline.data.preparation import Prepared
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class RowProgress:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, rows: int | None) -> None:
+        self._total = rows
+        self._rows = 0
+        self._started = self._last_line = time.perf_counter()
+        self._bar = Progress(
+            TextColumn("{task.completed:,.0f} rows"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]:,.0f} rows/s"),
+            TimeRemainingColumn(),
+            transient=True,
+            disable=not Console().is_terminal,
+        )
+        self._task = self._bar.add_task("rows", total=rows, rate=0.0)
+
+    def advance(self, rows: int) -> None:
+        self._rows += rows
+        now = time.perf_counter()
+        rate = self._rows / max(now - self._started, 1e-9)
+        if not self._bar.disable:
+            self._bar.update(self._task, advance=rows, rate=rate)
+        elif now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            share = f" of {self._total:,}" if self._total else ""
+            print(f"{self._rows:,}{share} rows, {rate:,.0f} rows/s", flush=True)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+
+def print_report(done: Prepared, output: Path) -> None:
+    """Prints splits, columns, warnings and the next command."""
+    console = Console(width=None if Console().is_terminal else 110)
+    manifest = done.manifest
+    console.print(_split_table(done))
+    console.print(_column_table(manifest, done.statistics))
+    for warning in done.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    rows = sum(manifest.rows(split) for split in manifest.splits)
+    console.print(
+        f"{rows:,} rows in {done.seconds:.1f} s ({rows / done.seconds:,.0f} rows/s), digest "
+        f"{manifest.digest[:12]}, written to {output}\n"
+        f"next: python -m jobs.train --config {done.starter}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def summary(done: Prepared, output: Path) -> dict[str, Any]:
+    """The run as JSON: dataset, rows by split, labels, ceilings, warnings, time."""
+    manifest = done.manifest
+    rows = {split: manifest.rows(split) for split in manifest.splits}
+    return {
+        "dataset": str(output),
+        "name": manifest.name,
+        "digest": manifest.digest,
+        "rows": rows,
+        "row_groups": {
+            split: sum(len(s.row_groups) for s in shards)
+            for split, shards in manifest.splits.items()
+        },
+        "bytes": sum(s.bytes for shards in manifest.splits.values() for s in shards),
+        "columns": {c.name: c.role for c in manifest.columns},
+        "labels": done.statistics["labels"],
+        "ceilings": manifest.ceilings,
+        "warnings": list(done.warnings),
+        "starter": str(done.starter),
+        "seconds": done.seconds,
+        "rows_per_second": sum(rows.values()) / done.seconds,
+    }
+
+
+def _split_table(done: Prepared) -> Table:
+    labels = done.statistics["labels"]
+    table = Table(title=f"{done.manifest.name}: rows and label means")
+    table.add_column("split")
+    for heading in ("rows", "row groups", "MB", *labels):
+        table.add_column(heading, justify="right")
+    for split, shards in done.manifest.splits.items():
+        groups = sum(len(s.row_groups) for s in shards)
+        size = sum(s.bytes for s in shards) / 1e6
+        means = [f"{seen[split]['mean']:.4f}" if split in seen else "-" for seen in labels.values()]
+        table.add_row(
+            split, f"{done.manifest.rows(split):,}", f"{groups:,}", f"{size:.1f}", *means
+        )
+    return table
+
+
+def _column_table(manifest: Manifest, statistics: dict[str, Any]) -> Table:
+    table = Table(title="columns (train split)")
+    for heading in ("column", "role", "type"):
+        table.add_column(heading)
+    for heading in ("missing", "distinct", "mean length", "mean", "deviation"):
+        table.add_column(heading, justify="right")
+    rows = manifest.rows("train")
+    for column in manifest.columns:
+        kind = column.type.replace("item: ", "")
+        table.add_row(column.name, column.role, kind, *_seen(column, statistics, rows))
+    return table
+
+
+def _seen(column: Column, statistics: dict[str, Any], rows: int) -> tuple[str, ...]:
+    if column.role == "categorical":
+        seen = statistics["categorical"][column.name]
+        distinct = f"{seen['distinct']:,}"
+        if seen["vocabulary"] is None:
+            distinct = f"at least {distinct}: use encoder: hash"
+        length = f"{seen['mean_length']:.2f}" if column.is_list else ""
+        return f"{seen['missing'] / rows:.1%}", distinct, length
+    if column.role == "numeric":
+        seen = statistics["numeric"][column.name]
+        return f"{seen['missing'] / rows:.1%}", "", "", f"{seen['mean']:.4g}", f"{seen['std']:.4g}"
+    if column.role in ("label", "space"):
+        seen = statistics["labels"][column.name]["train"]
+        return f"{seen['missing'] / rows:.1%}", "", "", f"{seen['mean']:.4g}"
+    return ()

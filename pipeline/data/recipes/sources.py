@@ -1,0 +1,179 @@
+"""Raw rows from CSV and Parquet files, streamed, with errors that name the file and the row."""
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from pipeline.data.manifest import DatasetError
+
+_COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DATA_SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet")
+_BLOCK_BYTES = 4 << 20
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class CsvFormat:
+    """How text files are laid out.
+
+    Attributes:
+        separator: between columns.
+        names: column names of files without a header line; None = the first line has them.
+    """
+
+    separator: str = ","
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Some consecutive rows of one file: all columns text (CSV) or as stored (Parquet).
+
+    Attributes:
+        file: where they come from.
+        first_row: position of the first one in the file, header not counted, from 0.
+        rows: the columns asked for.
+    """
+
+    file: Path
+    first_row: int
+    rows: pa.RecordBatch
+
+
+def find_files(source: str | Path) -> list[Path]:
+    """A file, the data files in a folder, or a glob, as a sorted list.
+
+    Raises:
+        DatasetError: nothing there.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.is_file() and _data_suffix(p))
+        wanted = ", ".join(_DATA_SUFFIXES)
+        if not found:
+            raise DatasetError(f"{path}: holds no data files ({wanted}, also compressed)")
+        return found
+    parts = path.parts
+    fixed = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    pattern = "/".join(parts[fixed:])
+    found = sorted(p for p in Path(*parts[:fixed]).glob(pattern) if p.is_file()) if pattern else []
+    if not found:
+        raise DatasetError(f"{source}: no such file or folder, and no file matches it as a pattern")
+    return found
+
+
+def source_columns(path: Path, layout: CsvFormat) -> pa.Schema:
+    """Names and types of a file's columns; every CSV column is text."""
+    if is_parquet(path):
+        with _explained(path):
+            return pq.read_schema(path)
+    if layout.names is not None:
+        return pa.schema([(name, pa.string()) for name in layout.names])
+    with _explained(path), open_bytes(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        header = next(csv.reader(text, delimiter=layout.separator), None)
+    if header is None:
+        raise DatasetError(f"{path}: the file is empty")
+    return pa.schema([(name, pa.string()) for name in header])
+
+
+def read_raw(path: Path, columns: Sequence[str], layout: CsvFormat) -> Iterator[RawRows]:
+    """Streams the named columns of one file.
+
+    Raises:
+        DatasetError: an empty or unreadable file, a column it does not have, a malformed row.
+    """
+    known = source_columns(path, layout).names
+    absent = [name for name in columns if name not in known]
+    if absent:
+        raise DatasetError(
+            f"{path}: has no column {', '.join(map(repr, absent))} (columns: {', '.join(known)})"
+        )
+    batches = _parquet_batches(path, columns) if is_parquet(path) else None
+    first_row = 0
+    for batch in batches or _csv_batches(path, columns, layout):
+        if batch.num_rows:
+            yield RawRows(path, first_row, batch)
+        first_row += batch.num_rows
+    if first_row == 0:
+        raise DatasetError(f"{path}: the file has no rows; remove it from the source")
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Opens a file for reading, decompressing .gz, .bz2 and .xz."""
+    opener = _COMPRESSED.get(path.suffix)
+    return cast(IO[bytes], opener(path, "rb")) if opener else path.open("rb")
+
+
+def is_parquet(path: Path) -> bool:
+    return path.suffix == ".parquet"
+
+
+def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with _explained(path), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False)
+
+
+def _csv_batches(
+    path: Path, columns: Sequence[str], layout: CsvFormat
+) -> Iterator[pa.RecordBatch]:
+    malformed: list[pa_csv.InvalidRow] = []
+
+    def refuse(row: pa_csv.InvalidRow) -> str:
+        malformed.append(row)
+        return "error"
+
+    with _explained(path, malformed), open_bytes(path) as file:
+        reader = pa_csv.open_csv(
+            file,
+            # Row numbers of malformed rows are known to the serial reader only.
+            pa_csv.ReadOptions(
+                use_threads=False, block_size=_BLOCK_BYTES, column_names=layout.names
+            ),
+            pa_csv.ParseOptions(delimiter=layout.separator, invalid_row_handler=refuse),
+            pa_csv.ConvertOptions(
+                include_columns=list(columns),
+                column_types={name: pa.string() for name in columns},
+                strings_can_be_null=False,
+            ),
+        )
+        yield from reader
+
+
+class _explained:  # noqa: N801 - used like a function
+    """Turns what the file libraries raise into one DatasetError with the file's name."""
+
+    def __init__(self, path: Path, malformed: Sequence[pa_csv.InvalidRow] = ()) -> None:
+        self._path, self._malformed = path, malformed
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._malformed:
+            row = self._malformed[0]
+            raise DatasetError(
+                f"{self._path}: line {row.number} has {row.actual_columns} columns, expected "
+                f"{row.expected_columns}: {row.text[:120]!r}; mend or remove the line"
+            ) from None
+        if isinstance(error, pa.ArrowInvalid) and "Empty CSV" in str(error):
+            raise DatasetError(f"{self._path}: the file is empty") from None
+        if isinstance(error, pa.ArrowException | OSError | EOFError | lzma.LZMAError | UnicodeError):
+            raise DatasetError(f"{self._path}: cannot be read: {error}") from error
+
+
+def _data_suffix(path: Path) -> bool:
+    plain = path.with_suffix("") if path.suffix in _COMPRESSED else path
+    return plain.suffix in _DATA_SUFFIXES

@@ -1,0 +1,124 @@
+"""Labels, sample spaces and row weights of the tasks.
+
+Legend: B rows, T tasks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.config.features import TaskConfig
+from pipeline.data.columns import as_values, chunks_of, numbers
+from pipeline.data.faults import ValueFault
+
+
+@dataclass(frozen=True)
+class TargetEncoder:
+    """Label, space and weight columns → labels_TB and weights_TB.
+
+    The weight of row b for task t is its sample weight where the row is in the task's sample
+    space, else 0; its label there is 0 too, whatever the column holds.
+    """
+
+    tasks: tuple[TaskConfig, ...]
+    sample_weight: str | None
+
+    @staticmethod
+    def of(tasks: Sequence[TaskConfig], sample_weight: str | None) -> "TargetEncoder":
+        return TargetEncoder(tuple(tasks), sample_weight)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns needed, each once."""
+        names = [task.label_column for task in self.tasks]
+        names += [task.space for task in self.tasks if task.space is not None]
+        if self.sample_weight is not None:
+            names.append(self.sample_weight)
+        return tuple(dict.fromkeys(names))
+
+    def encode(
+        self, batch: pa.RecordBatch | pa.Table, labels_TB: np.ndarray, weights_TB: np.ndarray
+    ) -> None:
+        """Fills float32 ``labels_TB`` and ``weights_TB``. Raises ValueFault on an unusable value."""
+        rows = labels_TB.shape[1]
+        read: dict[str, np.ndarray] = {}
+        for name in self.columns:
+            read[name] = _float_column(batch, name, rows)
+        sample_weight_B = None
+        if self.sample_weight is not None:
+            sample_weight_B = read[self.sample_weight]
+            _check_weights(self.sample_weight, sample_weight_B)
+        for task, labels_B, weights_B in zip(self.tasks, labels_TB, weights_TB, strict=True):
+            outside_B = None
+            if task.space is not None:
+                space_B = read[task.space]
+                _check_binary(task.space, space_B, None, "a sample space")
+                outside_B = space_B == 0.0
+            column_B = read[task.label_column]
+            if task.loss == "binary_cross_entropy":
+                _check_binary(task.label_column, column_B, outside_B, f"task {task.name!r}")
+            else:
+                _check_finite(task.label_column, column_B, outside_B, task.name)
+            labels_B[:] = column_B
+            weights_B[:] = 1.0 if sample_weight_B is None else sample_weight_B
+            if outside_B is not None:
+                labels_B[outside_B] = 0.0
+                weights_B[outside_B] = 0.0
+
+
+def _float_column(batch: pa.RecordBatch | pa.Table, name: str, rows: int) -> np.ndarray:
+    parts = [
+        numbers(as_values(chunk, pa.float32(), name)) for chunk in chunks_of(batch, name)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(rows, np.float32)
+
+
+def _check_binary(name: str, values_B: np.ndarray, outside_B: np.ndarray | None, of: str) -> None:
+    usable_B = (values_B == 0.0) | (values_B == 1.0)
+    _raise_first(
+        name,
+        values_B,
+        usable_B,
+        outside_B,
+        f"{of} needs 0 or 1; mend the column, or give the task a `space` that leaves such rows out",
+    )
+
+
+def _check_finite(name: str, values_B: np.ndarray, outside_B: np.ndarray | None, task: str) -> None:
+    _raise_first(
+        name,
+        values_B,
+        np.isfinite(values_B),
+        outside_B,
+        f"task {task!r} needs a finite label; mend the column, or give the task a `space` that "
+        "leaves such rows out",
+    )
+
+
+def _check_weights(name: str, weights_B: np.ndarray) -> None:
+    with np.errstate(invalid="ignore"):
+        usable_B = np.isfinite(weights_B) & (weights_B >= 0.0)
+    _raise_first(name, weights_B, usable_B, None, "a sample weight is a finite number, 0 or above")
+
+
+def _raise_first(
+    name: str,
+    values_B: np.ndarray,
+    usable_B: np.ndarray,
+    outside_B: np.ndarray | None,
+    problem: str,
+) -> None:
+    if usable_B.all():
+        return
+    if outside_B is not None:
+        usable_B = usable_B | outside_B
+        if usable_B.all():
+            return
+    row = int(np.argmin(usable_B))
+    value = values_B[row]
+    shown = "null or NaN" if np.isnan(value) else f"{value:g}"
+    raise ValueFault(name, row, f"holds {shown}; {problem}")

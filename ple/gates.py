@@ -1,0 +1,138 @@
+"""Gates, and the gated sums of experts that make the streams of the next level.
+
+Shape suffixes: B rows, E experts, I width of a selector, O width of an expert's output.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ple.layers import MLP
+
+
+class Gate(nn.Module):
+    """Softmax weights over experts, from a selector (PLE paper, equation 2).
+
+    With one expert there is nothing to choose: its weight is 1 and the gate has no parameters.
+
+    Args:
+        in_width: I, width of the selector.
+        experts: E, experts the gate mixes.
+        hidden: widths of hidden layers between selector and softmax; empty for a linear gate.
+        bias: bias in the last layer.
+        activation: of the hidden layers.
+        fan_in: selector columns that carry a signal, the first ones; absent = all.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        experts: int,
+        hidden: Sequence[int] = (),
+        bias: bool = False,
+        activation: str = "relu",
+        fan_in: int | None = None,
+    ) -> None:
+        super().__init__()
+        if experts < 1:
+            raise ValueError(f"a gate needs at least one expert, not {experts}")
+        self.logits: MLP | None = None
+        if experts > 1:
+            self.logits = MLP(in_width, hidden, experts, activation, out_bias=bias, fan_in=fan_in)
+
+    def forward(self, selector_BI: Tensor) -> Tensor:
+        """[B, I] to [B, E], rows summing to 1."""
+        if self.logits is None:
+            return selector_BI.new_ones(len(selector_BI), 1)
+        return torch.softmax(self.logits(selector_BI), dim=1)
+
+
+def mix_batched(
+    gates: Sequence[Tensor], banks: Sequence[Tensor], members: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """The gated sums of experts, by one batched matrix product per gate.
+
+    Args:
+        gates: weights [B, E] of each gate.
+        banks: outputs [B, E, O] of each expert bank.
+        members: for each gate, the banks it mixes; their experts in this order are its columns.
+
+    Returns:
+        For each gate, the sum over its experts of weight times output, [B, O].
+    """
+    sums = []
+    for gate_BE, indices in zip(gates, members, strict=True):
+        experts_BEO = torch.cat([banks[index] for index in indices], dim=1)
+        sums.append(torch.bmm(gate_BE.unsqueeze(1), experts_BEO).squeeze(1))
+    return sums
+
+
+def mix_looped(
+    gates: Sequence[Tensor], banks: Sequence[Sequence[Tensor]], members: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """:func:`mix_batched` for banks given as lists of [B, O]: sums accumulated in place.
+
+    On CPUs 1.5 to 3 times faster than the batched form, forward and backward.
+    """
+    starts = [0]
+    for bank in banks:
+        starts.append(starts[-1] + len(bank))
+    columns = [
+        [expert for index in indices for expert in range(starts[index], starts[index + 1])]
+        for indices in members
+    ]
+    experts = [expert_BO for bank in banks for expert_BO in bank]
+    return list(_GatedSums.apply(columns, *gates, *experts))
+
+
+class _GatedSums(torch.autograd.Function):
+    """Several gated sums over a common pool of experts.
+
+    One function for all gates, because an expert's gradient is itself a gated sum, over the gates
+    that read the expert, and is accumulated in place too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, columns: list[list[int]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """``columns[g][j]`` is the expert that column j of gate g weighs; tensors: gates, experts.
+
+        Returns the sum of each gate.
+        """
+        ctx.columns = columns
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        gates, experts = tensors[: len(columns)], tensors[len(columns) :]
+        return tuple(
+            _gated_sum([(gate_BE[:, j : j + 1], experts[e]) for j, e in enumerate(indices)])
+            for gate_BE, indices in zip(gates, columns, strict=True)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """A gradient is None for a sum that the loss does not read."""
+        columns, tensors = ctx.columns, ctx.saved_tensors
+        gates, experts = tensors[: len(columns)], tensors[len(columns) :]
+        gate_grads: list[Tensor | None] = [None] * len(gates)
+        terms: list[list[tuple[Tensor, Tensor]]] = [[] for _ in experts]
+        for g, (gate_BE, grad_BO, indices) in enumerate(zip(gates, grads, columns, strict=True)):
+            if grad_BO is None:
+                continue
+            if ctx.needs_input_grad[1 + g]:
+                dots = [torch.linalg.vecdot(grad_BO, experts[e]) for e in indices]
+                gate_grads[g] = torch.stack(dots, dim=1)
+            for j, e in enumerate(indices):
+                terms[e].append((gate_BE[:, j : j + 1], grad_BO))
+        return None, *gate_grads, *(_gated_sum(pairs) if pairs else None for pairs in terms)
+
+
+def _gated_sum(terms: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum of weight [B, 1] times value [B, O]."""
+    weight_B1, value_BO = terms[0]
+    sum_BO = value_BO * weight_B1
+    for weight_B1, value_BO in terms[1:]:
+        sum_BO.addcmul_(value_BO, weight_B1)
+    return sum_BO

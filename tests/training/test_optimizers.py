@@ -1,0 +1,29 @@
+"""The schedule against hand-worked values."""
+
+import math
+
+import pytest
+
+from pipeline.config.schema import ScheduleConfig
+from pipeline.training.optimizers import rate_multiplier
+
+
+def test_constant_after_linear_warm_up() -> None:
+    schedule = ScheduleConfig(warmup_steps=4)
+    multipliers = [rate_multiplier(schedule, step, 10) for step in range(6)]
+    assert multipliers == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_linear_falls_to_the_final_fraction() -> None:
+    schedule = ScheduleConfig(kind="linear", warmup_steps=2, final_fraction=0.2)
+    assert rate_multiplier(schedule, 2, 12) == 1.0
+    assert rate_multiplier(schedule, 7, 12) == pytest.approx(1 - 0.8 * 0.5)
+    assert rate_multiplier(schedule, 12, 12) == pytest.approx(0.2)
+
+
+def test_cosine_is_half_way_in_the_middle_and_zero_at_the_end() -> None:
+    schedule = ScheduleConfig(kind="cosine")
+    assert rate_multiplier(schedule, 0, 8) == 1.0
+    assert rate_multiplier(schedule, 4, 8) == pytest.approx(0.5)
+    assert rate_multiplier(schedule, 2, 8) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    assert rate_multiplier(schedule, 8, 8) == pytest.approx(0.0)
