@@ -1,12 +1,15 @@
-"""Raw logs → dataset: `python -m jobs.prepare RECIPE --output FOLDER [options]`."""
+"""Raw logs → dataset: Parquet shards by split, manifest, feature statistics, starter experiment.
+
+python -m jobs.prepare RECIPE --output FOLDER [--source …] [options]
+"""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.data.manifest import DatasetError, load_manifest
+from jobs.common import add_summary_argument, run_job, write_summary
+from pipeline.data.manifest import MANIFEST_NAME, load_manifest
 from pipeline.data.preparation import prepare
 from pipeline.data.preparation_report import RowProgress, print_report, summary
 from pipeline.data.recipes.base import Recipe
@@ -15,49 +18,48 @@ from pipeline.data.recipes.clicklog import ClicklogOptions, clicklog
 from pipeline.data.recipes.description import load_description
 from pipeline.data.recipes.kuairand import kuairand
 from pipeline.data.recipes.table import table
-from pipeline.data.writer import ROWS_PER_GROUP, ROWS_PER_SHARD
+from pipeline.data.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepares one dataset; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    if options.if_missing and (options.output / "manifest.json").exists():
-        rows = load_manifest(options.output).rows("train")
-        print(f"{options.output} already holds a dataset ({rows:,} train rows): nothing to do")
-        return 0
-    try:
-        recipe = _recipe(options)
-        with RowProgress(recipe.rows) as progress:
-            done = prepare(
-                recipe,
-                options.output,
-                options.overwrite,
-                options.rows_per_shard,
-                options.rows_per_group,
-                progress.advance,
-            )
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print_report(done, options.output)
-    if options.summary is not None:
-        options.summary.write_text(json.dumps(summary(done, options.output), indent=1) + "\n")
-    return 0
+    args = _parser().parse_args(arguments)
+    return run_job(lambda: run(args))
 
 
-def _recipe(options: argparse.Namespace) -> Recipe:
-    if options.recipe == "census-income":
-        return census_income(options.source)
-    if options.recipe == "kuairand":
-        return kuairand(options.source)
-    if options.recipe == "table":
-        return table(options.source, load_description(options.columns))
+def run(args: argparse.Namespace) -> None:
+    """Prepares one dataset."""
+    if args.if_missing and (args.output / MANIFEST_NAME).exists():
+        rows = load_manifest(args.output).rows("train")
+        print(f"{args.output} already holds a dataset ({rows:,} train rows): kept")
+        return
+    recipe = _recipe(args)
+    with RowProgress(recipe.rows) as progress:
+        done = prepare(
+            recipe,
+            args.output,
+            args.overwrite,
+            args.rows_per_shard,
+            args.rows_per_group,
+            progress.advance,
+        )
+    print_report(done, args.output)
+    write_summary(args.summary, summary(done, args.output))
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    if args.recipe == "census-income":
+        return census_income(args.source)
+    if args.recipe == "kuairand":
+        return kuairand(args.source)
+    if args.recipe == "table":
+        return table(args.source, load_description(args.columns))
     names = ("rows", "valid_rows", "test_rows", "seed", "tasks", "correlation", "users", "items")
-    return clicklog(ClicklogOptions(**{name: getattr(options, name) for name in names}))
+    return clicklog(ClicklogOptions(**{name: getattr(args, name) for name in names}))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.prepare", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
     census = recipes.add_parser("census-income", help="the UCI Census-Income (KDD) files")
     census.add_argument("--source", type=Path, help="folder of the two files; absent = download")
@@ -70,18 +72,18 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--rows", type=int, default=400_000, help="train rows (default %(default)s)")
     log.add_argument("--valid-rows", type=int, help="default: an eighth of --rows")
     log.add_argument("--test-rows", type=int, help="default: an eighth of --rows")
-    log.add_argument("--seed", type=int, default=0)
-    log.add_argument("--tasks", type=_names, default=ClicklogOptions.tasks, help="click,convert,like")
+    log.add_argument("--seed", type=int, default=0, help="everything random follows from it")
+    log.add_argument("--tasks", type=_names, default=ClicklogOptions.tasks, help="comma-separated")
     log.add_argument("--correlation", type=float, default=-0.4, help="of click and like effects")
-    log.add_argument("--users", type=int, help="distinct users; default: 1/200 of --rows")
-    log.add_argument("--items", type=int, help="distinct items; default: 1/400 of --rows")
+    log.add_argument("--users", type=int, help="distinct users; default: --rows / 200")
+    log.add_argument("--items", type=int, help="distinct items; default: --rows / 400")
     for recipe in recipes.choices.values():
         recipe.add_argument("--output", type=Path, required=True, help="folder of the dataset")
         recipe.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
         recipe.add_argument("--if-missing", action="store_true", help="keep an existing dataset")
         recipe.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD)
         recipe.add_argument("--rows-per-group", type=int, default=ROWS_PER_GROUP)
-        recipe.add_argument("--summary", type=Path, help="write a JSON summary to this file")
+        add_summary_argument(recipe)
     return parser
 
 

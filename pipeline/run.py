@@ -13,12 +13,13 @@ from pipeline.cluster.board import Posting
 from pipeline.cluster.launch import launch_training
 from pipeline.cluster.session import Placement, ray_session, resolve_placement
 from pipeline.config import Experiment
+from pipeline.config.load import with_absolute_paths
 from pipeline.console import RunConsole
 from pipeline.data.manifest import DatasetError, Manifest, load_manifest
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.figures import HistoryPoint, gate_heat_map, gate_use, training_curves
 from pipeline.evaluation.selection import selection_metric
-from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model
+from pipeline.registry.artifact import RegisteredVersion, register_model
 from pipeline.registry.tracking import Tracker, evaluation_values
 from pipeline.training.report import TrainingResult
 
@@ -72,12 +73,13 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
         WorkersFailedError: training failed; the message is the worker's own.
     """
     began = time.perf_counter()
+    experiment = with_absolute_paths(experiment)
     manifest = load_manifest(experiment.data.path)
     transforms = FeatureTransforms.fit(experiment.features, experiment.data.path)
     check_columns(experiment, manifest)
     with Tracker.start(experiment, manifest) as tracker:
         console.note(f"run {tracker.run_id} · MLflow: {tracker.page}")
-        run_folder = Path(experiment.storage.path).resolve() / tracker.run_id
+        run_folder = Path(experiment.storage.path) / tracker.run_id
         transforms.save(run_folder / "transforms")
         with ray_session(experiment), console:
             placement = resolve_placement(experiment)
@@ -173,8 +175,16 @@ def _register(
     ranker = build_ranker(experiment, transforms, device="cpu")
     load_unsharded(ranker, result.checkpoint)
     examples = example_rows(experiment, manifest, transforms)
-    trained = TrainedRanker(experiment, manifest, transforms, ranker.state_dict(), result.best_step)
-    version = register_model(tracker, trained, result.splits, examples)
+    version = register_model(
+        tracker,
+        experiment,
+        transforms,
+        manifest,
+        ranker.state_dict(),
+        result.splits,
+        examples,
+        result.best_step,
+    )
     return version, examples
 
 

@@ -105,7 +105,11 @@ class FeatureEmbeddings(nn.Module):
                 results.append(collection(given))
         if len(results) == 1 and results[0].keys() == self._order:
             return [results[0].values()]
-        return KeyedTensor.regroup(results, [self._order])
+        by_name: dict[str, Tensor] = {}
+        for result in results:
+            parts = result.values().split(result.length_per_key(), dim=1)
+            by_name.update(zip(result.keys(), parts, strict=True))
+        return [by_name[feature] for feature in self._order]
 
 
 def _check_tables(tables: Sequence[FeatureTable]) -> None:

@@ -137,7 +137,7 @@ class ExtractionNetwork(nn.Module):
         )
         self.shared_gate = gate(spec.experts) if shared_gate else None
         # Which banks each gate mixes; bank k is task k's, the last one is shared.
-        self._members = [(task, tasks) for task in range(tasks)]
+        self._members: list[Sequence[int]] = [(task, tasks) for task in range(tasks)]
         if shared_gate:
             self._members.append(tuple(range(tasks + 1)))
 

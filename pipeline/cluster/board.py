@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from pipeline.training.report import Progress
+from pipeline.training.report import Progress, TrainingResult
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,19 @@ class _Board:
     def __init__(self) -> None:
         self._postings: list[Posting] = []
         self._progress: Progress | None = None
+        self._result: TrainingResult | None = None
 
     def post(self, posting: Posting) -> None:
         self._postings.append(posting)
 
     def show(self, progress: Progress) -> None:
         self._progress = progress
+
+    def finish(self, result: TrainingResult) -> None:
+        self._result = result
+
+    def result(self) -> TrainingResult | None:
+        return self._result
 
     def take(self) -> tuple[list[Posting], Progress | None]:
         """Postings since the last call, and the latest progress if it is new."""
@@ -51,3 +58,7 @@ class BoardReporter:
 
     def metrics(self, step: int, epoch: int, values: dict[str, float]) -> None:
         self._board.post.remote(Posting(step, epoch, values))
+
+    def finish(self, result: TrainingResult) -> None:
+        """Hands over the result; returns when it has arrived."""
+        ray.get(self._board.finish.remote(result))

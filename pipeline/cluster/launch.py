@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +62,12 @@ def launch_training(
     )
     with _Relay(board, on_progress, on_metrics):
         try:
-            result = trainer.fit()
+            trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise WorkersFailedError(_first_cause(error)) from error
-    assert result.metrics is not None, "the workers reported no result"
-    return TrainingResult(**result.metrics)
+    result: TrainingResult | None = ray.get(board.result.remote())
+    assert result is not None, "the chief worker posted no result"
+    return result
 
 
 def _worker_entry(config: dict[str, Any]) -> None:
@@ -89,7 +89,8 @@ def _worker_entry(config: dict[str, Any]) -> None:
     result = train_worker(
         parse_experiment(config["experiment"]), context, Path(config["run_folder"]), reporter
     )
-    ray.train.report(asdict(result))
+    if isinstance(reporter, BoardReporter):
+        reporter.finish(result)
 
 
 def _first_cause(error: Exception) -> str:

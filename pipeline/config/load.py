@@ -48,6 +48,21 @@ def parse_experiment(tree: dict[str, Any], source: str = "experiment") -> Experi
         raise ConfigError(f"{source}: " + "; ".join(lines)) from None
 
 
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """The same experiment with local folders made absolute: workers start elsewhere."""
+    data, storage = experiment.data, experiment.storage
+    return experiment.model_copy(
+        update={
+            "data": data.model_copy(update={"path": _absolute(data.path)}),
+            "storage": storage.model_copy(update={"path": _absolute(storage.path)}),
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).resolve())
+
+
 def resolved_yaml(experiment: Experiment) -> str:
     """The whole experiment with every default filled in, as YAML that loads back to the same."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, width=100)

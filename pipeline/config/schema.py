@@ -177,7 +177,7 @@ class MlflowConfig(Section):
     model_name: str | None = Field(
         default=None, description="Registered model; absent = the experiment's name."
     )
-    alias: str = Field(default="latest", description="Alias moved to the new version.")
+    alias: str = Field(default="candidate", description="Alias moved to the new version.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags set on the run.")
 
 

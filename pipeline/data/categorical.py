@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.data.columns import as_lists, as_values, chunks_of, null_mask
 from pipeline.data.encoded import Ragged, concatenate_ragged, offsets_of
-from pipeline.data.faults import ColumnFault, ValueFault
+from pipeline.data.faults import BadValueError
 from pipeline.data.hashing import hash_strings
 from pipeline.data.lookup import MISSING_ROW, HashLookup, IdentityLookup, Lookup
 
@@ -88,9 +88,9 @@ class CategoricalEncoder:
         rows = np.empty(len(ids), np.int64)
         try:
             self._rows_with_nulls(ids, 0, rows, counters)
-        except ValueFault as fault:
+        except BadValueError as fault:
             row = int(np.searchsorted(offsets_B1, fault.row, side="right")) - 1
-            raise ValueFault(fault.column, start + row, fault.problem) from None
+            raise BadValueError(fault.column, start + row, fault.problem) from None
         return Ragged(rows, offsets_B1, weights)
 
     def _kept(
@@ -130,8 +130,7 @@ class CategoricalEncoder:
         chunks = chunks_of(batch, self.weights)
         if [len(chunk) for chunk in chunks] == lengths:
             return list(chunks)
-        joined = pa.chunked_array(chunks).combine_chunks() if chunks else None
-        assert joined is not None or not lengths
+        joined = pa.concat_arrays(chunks)
         starts = offsets_of(np.array(lengths, np.int64))[:-1]
         return [
             joined.slice(int(start), length) for start, length in zip(starts, lengths, strict=True)
@@ -143,7 +142,7 @@ class CategoricalEncoder:
         different = np.flatnonzero(np.diff(weight_offsets_B1) != np.diff(offsets_B1))
         if different.size:
             row = int(different[0])
-            raise ValueFault(
+            raise BadValueError(
                 self.weights,
                 start + row,
                 f"{np.diff(weight_offsets_B1)[row]} weights for {np.diff(offsets_B1)[row]} ids of "
@@ -183,7 +182,7 @@ class CategoricalEncoder:
         if isinstance(self.lookup, IdentityLookup):
             outside = self.lookup.first_outside(keys)
             if outside is not None:
-                raise ValueFault(
+                raise BadValueError(
                     self.name,
                     start + outside,
                     f"id {keys[outside]} is outside 0 … {self.lookup.table_rows - 1}; raise "
@@ -229,10 +228,3 @@ def _nulls_of(ids: pa.Array) -> np.ndarray:
     if pa.types.is_dictionary(ids.type) and ids.dictionary.null_count:
         ids = pc.take(ids.dictionary, ids.indices)
     return null_mask(ids)
-
-
-def check_column_type(name: str, wanted: pa.DataType | None, text: str) -> pa.DataType:
-    """The id type of a column, or ColumnFault if its values cannot be ids."""
-    if wanted is None or pa.types.is_floating(wanted):
-        raise ColumnFault(name, f"holds {text}; ids are integers, booleans or strings")
-    return wanted

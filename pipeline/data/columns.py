@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.faults import ColumnFault
+from pipeline.data.faults import BadColumnError
 
 _TYPES = {
     "int8": pa.int64(),
@@ -39,10 +39,10 @@ def value_type(manifest_type: str) -> pa.DataType | None:
 
 
 def chunks_of(batch: pa.RecordBatch | pa.Table, name: str) -> list[pa.Array]:
-    """The arrays a column consists of. Raises ColumnFault if it is absent."""
+    """The arrays a column consists of. Raises BadColumnError if it is absent."""
     position = batch.schema.get_field_index(name)
     if position < 0:
-        raise ColumnFault(name, "absent from these rows; add it (null where it is not known)")
+        raise BadColumnError(name, "absent from these rows; add it (null where it is not known)")
     column = batch.column(position)
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
@@ -67,7 +67,7 @@ def as_lists(array: pa.Array, wanted: pa.DataType, name: str) -> tuple[pa.Array,
     if pa.types.is_null(array.type):
         return pa.array([], wanted), np.zeros(len(array) + 1, np.int64)
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        raise ColumnFault(name, f"holds {array.type}, where lists of {wanted} are expected")
+        raise BadColumnError(name, f"holds {array.type}, where lists of {wanted} are expected")
     offsets_B1 = array.offsets.to_numpy().astype(np.int64)
     if array.null_count and bool(
         (np.diff(offsets_B1)[array.is_null().to_numpy(zero_copy_only=False)] > 0).any()
@@ -104,6 +104,6 @@ def _cast(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
             array = array.cast(pa.int8())
         return array.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise ColumnFault(
+        raise BadColumnError(
             name, f"holds {array.type}, which does not convert to {wanted}: {error}"
         ) from None

@@ -3,7 +3,7 @@
 from pipeline.data.manifest import DatasetError
 
 
-class ValueFault(DatasetError):
+class BadValueError(DatasetError):
     """A value cannot be used.
 
     Attributes:
@@ -19,7 +19,7 @@ class ValueFault(DatasetError):
         self.problem = problem
 
 
-class ColumnFault(DatasetError):
+class BadColumnError(DatasetError):
     """A whole column cannot be used: it is absent or of a type that does not convert."""
 
     def __init__(self, column: str, problem: str) -> None:

@@ -144,8 +144,10 @@ def _fit_numeric(
     key = f"features.numeric.{feature.name}"
     column = manifest.column(feature.name)
     kind = value_type(column.type)
-    if column.is_list or kind is None or not (
-        pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    if (
+        column.is_list
+        or kind is None
+        or not (pa.types.is_floating(kind) or pa.types.is_integer(kind))
     ):
         raise ConfigError(
             f"{key}: column type {column.type} is no number; list it under features.categorical"

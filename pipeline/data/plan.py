@@ -160,7 +160,7 @@ class EpochPlan:
         The first block's size differs by stream, so that the streams of a worker do not all need
         a new block at the same batch.
         """
-        share = int((_radical_inverse(stream) * self.block_rows)) // self.batch_rows
+        share = int(_radical_inverse(stream) * self.block_rows) // self.batch_rows
         head = self.block_rows - share * self.batch_rows
         bounds = np.arange(head, rows, self.block_rows, dtype=np.int64)
         return np.concatenate([[0], bounds, [rows]]).astype(np.int64)

@@ -10,8 +10,9 @@ from typing import Any
 from pipeline.config.features import TaskConfig
 from pipeline.data.manifest import STATISTICS_NAME, Manifest
 from pipeline.data.recipes.base import Recipe
+from pipeline.data.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
 from pipeline.data.starter import starter_experiment, write_starter
-from pipeline.data.writer import ROWS_PER_GROUP, ROWS_PER_SHARD, DatasetWriter
+from pipeline.data.writer import DatasetWriter
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,13 @@ def prepare(
     """
     started = time.perf_counter()
     writer = DatasetWriter(
-        output, recipe.name, recipe.columns, overwrite, rows_per_shard, rows_per_group, recipe.source
+        output,
+        recipe.name,
+        recipe.columns,
+        overwrite,
+        rows_per_shard,
+        rows_per_group,
+        recipe.source,
     )
     with writer:
         for split, rows in recipe.read():

@@ -108,9 +108,7 @@ def _split_table(done: Prepared) -> Table:
         groups = sum(len(s.row_groups) for s in shards)
         size = sum(s.bytes for s in shards) / 1e6
         means = [f"{seen[split]['mean']:.4f}" if split in seen else "-" for seen in labels.values()]
-        table.add_row(
-            split, f"{done.manifest.rows(split):,}", f"{groups:,}", f"{size:.1f}", *means
-        )
+        table.add_row(split, f"{done.manifest.rows(split):,}", f"{groups:,}", f"{size:.1f}", *means)
     return table
 
 

@@ -11,19 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data.manifest import STATISTICS_NAME, Column, DatasetError
+from pipeline.data.sketches import Moments, UniformSample
 
 VOCABULARY_FOLDER = "vocabularies"
 VOCABULARY_LIMIT = 2_000_000
 SAMPLE_SIZE = 262_144
 QUANTILES = 1_024
-
-Floats = npt.NDArray[np.float64]
 
 
 class DatasetStatistics:
@@ -46,15 +44,15 @@ class DatasetStatistics:
     def update(self, split: str, rows: pa.Table, first_row: int) -> None:
         """Adds rows of a split; `first_row` is their position in it, for error messages."""
         for column in self._columns:
-            place = f"column {column.name!r}, {split} rows from {first_row}"
             values = _one_array(rows.column(column.name))
             if column.weight_of is not None:
-                _check_list_weights(values, _one_array(rows.column(column.weight_of)), place)
+                ids = _one_array(rows.column(column.weight_of))
+                _check_list_weights(values, ids, f"column {column.name!r}, {split}", first_row)
             elif column.role in ("label", "space"):
                 by_split = self._labels[column.name]
                 by_split.setdefault(split, LabelStatistics()).update(values)
             elif split == "train" and column.role == "numeric":
-                self._numeric[column.name].update(values, place)
+                self._numeric[column.name].update(values, f"column {column.name!r}, {split}")
             elif split == "train" and column.role == "categorical":
                 self._categorical[column.name].update(values)
 
@@ -97,7 +95,7 @@ class NumericStatistics:
             return
         low, high = float(present.min()), float(present.max())
         if np.isinf(low) or np.isinf(high):
-            raise DatasetError(f"{place}: holds an infinite number; replace it in the source")
+            raise DatasetError(f"{place}: holds an infinite number; mend the source")
         self._min, self._max = min(self._min, low), max(self._max, high)
         self._plain.update(present)
         self._log1p.update(np.copysign(np.log1p(np.abs(present)), present))
@@ -117,73 +115,6 @@ class NumericStatistics:
             "log1p_std": self._log1p.std,
             "quantiles": quantiles.tolist(),
         }
-
-
-class Moments:
-    """Count, mean and population deviation, merged batch by batch.
-
-    Chan, Golub, LeVeque (1979): M2 = M2_a + M2_b + δ²·n_a·n_b/n, which loses no digits where the
-    sum of squares would.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self._squares = 0.0
-
-    def update(self, values: Floats) -> None:
-        mean = float(values.mean())
-        squares = float(np.square(values - mean).sum())
-        count = self.count + len(values)
-        delta = mean - self.mean
-        self._squares += squares + delta * delta * self.count * len(values) / count
-        self.mean += delta * len(values) / count
-        self.count = count
-
-    @property
-    def std(self) -> float:
-        return float(np.sqrt(self._squares / self.count)) if self.count else 0.0
-
-
-class UniformSample:
-    """A uniform sample without replacement of a stream: the `size` values of lowest random rank.
-
-    Ranks come from a fixed seed, one per value in order, so the sample depends on the stream only
-    and not on how it was cut into batches. The rank error of a quantile q has the standard
-    deviation √(q(1-q)/size): 0.1 % at the median for 262,144; zero while everything fits.
-    """
-
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self._size = size
-        self._random = np.random.default_rng(seed)
-        self._threshold = 1.0
-        self._ranks: list[Floats] = []
-        self._values: list[Floats] = []
-        self._kept = 0
-
-    def update(self, values: Floats) -> None:
-        ranks = self._random.random(len(values))
-        if self._threshold < 1.0:
-            chosen = ranks < self._threshold
-            ranks, values = ranks[chosen], values[chosen]
-        self._ranks.append(ranks)
-        self._values.append(values)
-        self._kept += len(values)
-        if self._kept >= 2 * self._size:
-            self._shrink()
-
-    def quantiles(self, parts: int) -> Floats:
-        """`parts` + 1 values that cut the sample into equal parts (linear interpolation)."""
-        self._shrink()
-        return np.quantile(self._values[0], np.arange(parts + 1) / parts)
-
-    def _shrink(self) -> None:
-        ranks, values = np.concatenate(self._ranks), np.concatenate(self._values)
-        if len(ranks) > self._size:
-            lowest = np.argpartition(ranks, self._size - 1)[: self._size]
-            ranks, values = ranks[lowest], values[lowest]
-            self._threshold = float(ranks.max())
-        self._ranks, self._values, self._kept = [ranks], [values], len(values)
 
 
 class CategoricalStatistics:
@@ -239,7 +170,7 @@ class CategoricalStatistics:
         self._pending_rows += len(table)
         # Merging when as many are pending as are merged keeps the work per id constant.
         merged = 0 if self._counts is None else len(self._counts)
-        if self._pending_rows > max(2 * merged, 65_536):
+        if self._pending_rows > max(merged, 65_536):
             self._merge()
 
     def _merge(self) -> None:
@@ -247,11 +178,11 @@ class CategoricalStatistics:
             return
         tables = [*([] if self._counts is None else [self._counts]), *self._pending]
         summed = pa.concat_tables(tables).group_by("value", use_threads=False)
-        counts = summed.aggregate([("count", "sum")]).rename_columns(["value", "count"])
+        counts = summed.aggregate([("count", "sum")]).select(["value", "count_sum"])
         self._pending, self._pending_rows = [], 0
         self._distinct = len(counts)
         self._overflow = self._distinct > self._limit
-        self._counts = None if self._overflow else counts
+        self._counts = None if self._overflow else counts.rename_columns(["value", "count"])
 
 
 class LabelStatistics:
@@ -279,15 +210,20 @@ class LabelStatistics:
         }
 
 
-def _check_list_weights(weights: pa.Array, ids: pa.Array, place: str) -> None:
-    lengths = pc.fill_null(pc.list_value_length(ids), 0)
-    if not lengths.equals(pc.fill_null(pc.list_value_length(weights), 0)):
-        differing = pc.not_equal(lengths, pc.fill_null(pc.list_value_length(weights), 0))
-        row = pc.index(differing, pa.scalar(True)).as_py()
-        raise DatasetError(f"{place}: row {row} of these has not one weight per id")
+def _check_list_weights(weights: pa.Array, ids: pa.Array, place: str, first_row: int) -> None:
+    lengths, expected = (pc.fill_null(pc.list_value_length(a), 0) for a in (weights, ids))
+    row = pc.index(pc.not_equal(lengths, expected), pa.scalar(True)).as_py()
+    if row >= 0:
+        raise DatasetError(
+            f"{place} row {first_row + row + 1}: {lengths[row]} weights for {expected[row]} ids; "
+            "give one weight per id in the source"
+        )
     flat = weights.flatten()
     if flat.null_count or not pc.all(pc.is_finite(flat), min_count=0).as_py():
-        raise DatasetError(f"{place}: holds a missing or infinite weight; replace it in the source")
+        raise DatasetError(
+            f"{place} rows {first_row + 1} to {first_row + len(ids)}: a weight is missing, NaN or "
+            "infinite; mend the source"
+        )
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

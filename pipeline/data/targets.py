@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.config.features import TaskConfig
 from pipeline.data.columns import as_values, chunks_of, numbers
-from pipeline.data.faults import ValueFault
+from pipeline.data.faults import BadValueError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TargetEncoder:
     def encode(
         self, batch: pa.RecordBatch | pa.Table, labels_TB: np.ndarray, weights_TB: np.ndarray
     ) -> None:
-        """Fills float32 ``labels_TB`` and ``weights_TB``. Raises ValueFault on an unusable value."""
+        """Fills float32 ``labels_TB`` and ``weights_TB``; raises BadValueError on a bad value."""
         rows = labels_TB.shape[1]
         read: dict[str, np.ndarray] = {}
         for name in self.columns:
@@ -69,9 +69,7 @@ class TargetEncoder:
 
 
 def _float_column(batch: pa.RecordBatch | pa.Table, name: str, rows: int) -> np.ndarray:
-    parts = [
-        numbers(as_values(chunk, pa.float32(), name)) for chunk in chunks_of(batch, name)
-    ]
+    parts = [numbers(as_values(chunk, pa.float32(), name)) for chunk in chunks_of(batch, name)]
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.empty(rows, np.float32)
@@ -121,4 +119,4 @@ def _raise_first(
     row = int(np.argmin(usable_B))
     value = values_B[row]
     shown = "null or NaN" if np.isnan(value) else f"{value:g}"
-    raise ValueFault(name, row, f"holds {shown}; {problem}")
+    raise BadValueError(name, row, f"holds {shown}; {problem}")

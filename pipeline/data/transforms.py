@@ -61,7 +61,7 @@ class FeatureTransforms:
         self.tables = tables
         self.dense_names = tuple(name for encoder in numeric for name in encoder.dense_names)
         weights = [encoder.weights for encoder in categorical if encoder.weights is not None]
-        names = [encoder.name for encoder in (*categorical, *numeric)]
+        names = [encoder.name for encoder in categorical] + [encoder.name for encoder in numeric]
         self.columns = tuple(dict.fromkeys([*names, *weights]))
         self.counters: Counter[str] = Counter()
         self._single = tuple(encoder for encoder in categorical if not encoder.is_list)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import pandas as pd
 import torch
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from safetensors.torch import save_file
@@ -24,6 +23,7 @@ from pipeline.evaluation.metrics import Metrics
 from pipeline.registry import scorer
 from pipeline.registry.columns import signature
 from pipeline.registry.model_card import model_card
+from pipeline.registry.names import logged_model_name, registered_name
 from pipeline.registry.tracking import Tracker, evaluation_values, metric_points
 from pipeline.registry.uris import mask
 
@@ -134,10 +134,10 @@ def register_model(
     """
     trained = TrainedRanker(experiment, transforms, manifest, state, step)
     client, run = tracker.client, tracker.run
-    name, alias = experiment.mlflow.model_name or experiment.name, experiment.mlflow.alias
+    name, alias = registered_name(experiment), experiment.mlflow.alias
     card = model_card(experiment, manifest, metrics, run.run_id)
     logged = client.create_logged_model(
-        run.experiment_id, _logged_name(name), source_run_id=run.run_id, model_type="ranker"
+        run.experiment_id, logged_model_name(name), source_run_id=run.run_id, model_type="ranker"
     )
     try:
         client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step)])
@@ -151,14 +151,9 @@ def register_model(
         raise
     _log_model_metrics(tracker, logged.model_id, metrics, step)
     tracker.log_text(card, "model_card.md")
-    version = _create_version(tracker, name, logged.model_id, card, manifest.digest)
+    version = _create_version(tracker, name, logged, card, manifest.digest)
     client.set_registered_model_alias(name, alias, version)
     return RegisteredVersion(f"models:/{name}/{version}", name, version, alias, logged.model_id)
-
-
-def _logged_name(name: str) -> str:
-    """`name` without the characters MLflow refuses in a logged model's name."""
-    return re.sub(r"[/:.%\"']", "_", name)
 
 
 def _save_pyfunc(
@@ -222,7 +217,9 @@ def _log_model_metrics(
     tracker.client.log_batch(tracker.run_id, metrics=logged)
 
 
-def _create_version(tracker: Tracker, name: str, model_id: str, card: str, digest: str) -> str:
+def _create_version(
+    tracker: Tracker, name: str, logged: LoggedModel, card: str, digest: str
+) -> str:
     try:
         tracker.client.create_registered_model(name)
     except MlflowException as error:
@@ -230,9 +227,10 @@ def _create_version(tracker: Tracker, name: str, model_id: str, card: str, diges
             raise
     created = tracker.client.create_model_version(
         name,
-        source=f"models:/{model_id}",
+        # Not models:/ID: MLflow would look that up in its global store instead of this client's.
+        source=logged.artifact_location,
         run_id=tracker.run_id,
-        model_id=model_id,
+        model_id=logged.model_id,
         description=card,
         tags={"dataset.digest": digest},
     )

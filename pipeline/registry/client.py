@@ -1,11 +1,13 @@
 """The registry from a user's side: fetch a version, score raw rows."""
 
+import re
 import tempfile
 
 import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from pipeline.config import Experiment
 from pipeline.registry.uris import TrackingError, check_reachable, mask, tracking_uri
@@ -28,14 +30,35 @@ def score_rows(experiment: Experiment, model_uri: str, rows: pd.DataFrame) -> pd
     Raises:
         TrackingError: MLflow does not answer, or has no such version.
     """
-    uri = tracking_uri(experiment)
-    check_reachable(uri)
     with tempfile.TemporaryDirectory(prefix="ple-model-") as folder:
-        try:
-            path = mlflow.artifacts.download_artifacts(
-                model_uri, dst_path=folder, tracking_uri=uri, registry_uri=uri
-            )
-        except MlflowException as error:
-            raise TrackingError(f"{model_uri} at {mask(uri)}: {mask(str(error))}") from error
+        path = download_version(experiment, model_uri, folder)
         scores: pd.DataFrame = mlflow.pyfunc.load_model(path).predict(rows)
     return scores
+
+
+def download_version(experiment: Experiment, model_uri: str, folder: str) -> str:
+    """Copies a version's MLflow model into `folder`; returns its path. Raises TrackingError."""
+    uri = tracking_uri(experiment)
+    check_reachable(uri)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        name, version = _resolve(client, model_uri)
+        # MLflow resolves models:/… in its global store, so the location is asked for here.
+        location = client.get_model_version_download_uri(name, version)
+        path: str = mlflow.artifacts.download_artifacts(
+            location, dst_path=folder, tracking_uri=uri, registry_uri=uri
+        )
+    except MlflowException as error:
+        raise TrackingError(f"{model_uri} at {mask(uri)}: {mask(str(error))}") from error
+    return path
+
+
+def _resolve(client: MlflowClient, model_uri: str) -> tuple[str, str]:
+    """Name and version of a model URI."""
+    parts = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([\w\-]+))", model_uri)
+    if parts is None:
+        raise TrackingError(f"{model_uri}: write models:/NAME/VERSION or models:/NAME@ALIAS")
+    name, version, alias = parts.groups()
+    if version is None:
+        version = str(client.get_model_version_by_alias(name, alias).version)
+    return name, version

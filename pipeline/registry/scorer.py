@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 import ple
 from pipeline.config import Experiment, load_experiment
-from pipeline.data.batch import batch_from_features
+from pipeline.data.batch import Batch, Collator, Segment
+from pipeline.data.encoded import EncodedRows
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.scores import score
 from pipeline.model import build_ranker
@@ -90,10 +91,19 @@ class RowScorer:
 
     @torch.inference_mode()
     def _score_chunk(self, rows: pa.Table) -> np.ndarray:
-        batch = batch_from_features(self._transforms.encode(rows))
+        batch = self._batch(rows)
         logits_BT = self._ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
         scores_BT: np.ndarray = score(logits_BT.double(), self.experiment.tasks).numpy()
         return scores_BT
+
+    def _batch(self, rows: pa.Table) -> Batch:
+        """The model's input as in training, without labels."""
+        features = self._transforms.encode(rows)
+        encoded = EncodedRows(
+            features.ids_FB, features.has_absent, features.ragged, floats_CB=features.dense_NB
+        )
+        collate = Collator(self._transforms, tasks=0, batch_rows=rows.num_rows)
+        return collate([Segment(encoded, 0, rows.num_rows, at=0)], cursor={})
 
 
 class RankerModel(PythonModel):

@@ -9,7 +9,6 @@ import getpass
 import json
 import logging
 import math
-import re
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from pydantic import BaseModel
 from pipeline.config import Experiment, resolved_yaml
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.metrics import Metrics, finite_values
+from pipeline.registry.names import check_names, metric_key
 from pipeline.registry.uris import (
     TrackingError,
     check_reachable,
@@ -69,7 +69,7 @@ def metric_points(
 ) -> list[MetricPoint]:
     """Points of one step, stamped now unless told otherwise."""
     stamp = time.time_ns() // 1_000_000 if timestamp is None else timestamp
-    return [MetricPoint(_key(k), float(v), step, stamp) for k, v in values.items()]
+    return [MetricPoint(metric_key(k), float(v), step, stamp) for k, v in values.items()]
 
 
 def evaluation_values(split: str, metrics: dict[str, Metrics]) -> dict[str, float]:
@@ -115,8 +115,10 @@ class Tracker:
         default store its artifacts go to storage.path/artifacts.
 
         Raises:
+            ConfigError: a name under ``mlflow`` that MLflow would refuse after training.
             TrackingError: MLflow does not answer or refuses; within about 10 seconds.
         """
+        check_names(experiment)
         uri = tracking_uri(experiment)
         check_reachable(uri)
         folder = local_store(experiment)
@@ -220,7 +222,7 @@ def _flatten(prefix: str, section: BaseModel, flat: dict[str, str]) -> None:
             for position, item in enumerate(value):
                 settings = item.model_dump(mode="json", exclude_defaults=True)
                 label = settings.pop("name", position)
-                flat[_key(f"{name}.{label}")] = json.dumps(settings)
+                flat[metric_key(f"{name}.{label}")] = json.dumps(settings)
         elif isinstance(value, list | tuple | dict):
             flat[name] = json.dumps(value)
         elif value is not None:
@@ -293,8 +295,3 @@ def _dataset(manifest: Manifest, path: str) -> Dataset:
 
 def _types(columns: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"name": name, "type": kind} for name, kind in columns]
-
-
-def _key(text: str) -> str:
-    """`text` with every character MLflow does not allow in a key replaced by ``_``."""
-    return re.sub(r"[^\w.\-: /]", "_", text)

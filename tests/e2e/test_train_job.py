@@ -110,7 +110,7 @@ import mlflow, pandas as pd
 from sklearn.metrics import roc_auc_score
 mlflow.set_tracking_uri("sqlite:///{storage}/mlflow.db")
 frame = pd.concat(pd.read_parquet(f) for f in sorted(glob.glob("{dataset}/test/*.parquet")))
-model = mlflow.pyfunc.load_model("models:/clicklog@latest")
+model = mlflow.pyfunc.load_model("models:/clicklog@candidate")
 scores = model.predict(frame)
 assert "ray" not in sys.modules
 clicked = frame["click"].to_numpy() == 1

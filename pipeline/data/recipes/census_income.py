@@ -25,18 +25,59 @@ ARCHIVE = "https://archive.ics.uci.edu/static/public/117/census+income+kdd.zip"
 TRAIN_FILE, TEST_FILE = "census-income.data", "census-income.test"
 HALVES_SEED = 1
 
-HEADER = (
-    "age class_worker det_ind_code det_occ_code education wage_per_hour hs_college marital_stat "
-    "major_ind_code major_occ_code race hisp_origin sex union_member unemp_reason "
-    "full_or_part_emp capital_gains capital_losses stock_dividends tax_filer_stat "
-    "region_prev_res state_prev_res det_hh_fam_stat det_hh_summ instance_weight mig_chg_msa "
-    "mig_chg_reg mig_move_reg mig_same mig_prev_sunbelt num_emp fam_under_18 country_father "
-    "country_mother country_self citizenship own_or_self vet_question vet_benefits weeks_worked "
-    "year income_50k"
-).split()
-NUMERIC = (
-    "age wage_per_hour capital_gains capital_losses stock_dividends num_emp weeks_worked"
-).split()
+HEADER = [
+    "age",
+    "class_worker",
+    "det_ind_code",
+    "det_occ_code",
+    "education",
+    "wage_per_hour",
+    "hs_college",
+    "marital_stat",
+    "major_ind_code",
+    "major_occ_code",
+    "race",
+    "hisp_origin",
+    "sex",
+    "union_member",
+    "unemp_reason",
+    "full_or_part_emp",
+    "capital_gains",
+    "capital_losses",
+    "stock_dividends",
+    "tax_filer_stat",
+    "region_prev_res",
+    "state_prev_res",
+    "det_hh_fam_stat",
+    "det_hh_summ",
+    "instance_weight",
+    "mig_chg_msa",
+    "mig_chg_reg",
+    "mig_move_reg",
+    "mig_same",
+    "mig_prev_sunbelt",
+    "num_emp",
+    "fam_under_18",
+    "country_father",
+    "country_mother",
+    "country_self",
+    "citizenship",
+    "own_or_self",
+    "vet_question",
+    "vet_benefits",
+    "weeks_worked",
+    "year",
+    "income_50k",
+]
+NUMERIC = [
+    "age",
+    "wage_per_hour",
+    "capital_gains",
+    "capital_losses",
+    "stock_dividends",
+    "num_emp",
+    "weeks_worked",
+]
 NOT_FEATURES = ("education", "marital_stat", "instance_weight", "income_50k")
 LABELS = (
     ColumnDescription(name="income_50k", role="label", equals="50000+."),

@@ -179,7 +179,8 @@ def _age_curve(age: Floats) -> Floats:
 
 
 def _price_curve(price: Floats) -> Floats:
-    return _curve(np.log(price) - np.float32(2.5), [-0.2, -0.4, 0.05])
+    slope = np.log(price) - np.float32(2.5)
+    return _curve(slope, [-0.2, -0.4, 0.05])
 
 
 def _recency_curve(hours: Floats) -> Floats:
@@ -188,11 +189,14 @@ def _recency_curve(hours: Floats) -> Floats:
 
 
 def _depth_curve(depth: Floats) -> Floats:
-    return _curve(np.exp(depth / np.float32(-5)), [0.5, -0.3, -0.4])
+    decay = np.exp(depth / np.float32(-5))
+    return _curve(decay, [0.5, -0.3, -0.4])
 
 
-def _curve(shape: Floats, slopes: list[float], missing: list[float] | None = None) -> Floats:
-    effect = shape[:, None] * np.array(slopes, dtype=np.float32)
+def _curve(
+    shape: npt.NDArray[np.floating], slopes: list[float], missing: list[float] | None = None
+) -> Floats:
+    effect: Floats = shape[:, None] * np.array(slopes, dtype=np.float32)
     if missing is not None:
         effect[np.isnan(shape)] = np.array(missing, dtype=np.float32)
     return effect

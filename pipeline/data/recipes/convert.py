@@ -1,8 +1,5 @@
 """Raw rows → rows of a dataset: types, lists, missing values, conditions; labels checked."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,6 +9,7 @@ from pipeline.data.recipes.description import ColumnDescription, TableDescriptio
 from pipeline.data.recipes.sources import RawRows
 
 _BINARY = pa.int8()
+_TEXT = pa.string()
 
 
 class RowConverter:
@@ -28,6 +26,7 @@ class RowConverter:
 
     @property
     def columns(self) -> tuple[Column, ...]:
+        """Columns of the dataset."""
         return tuple(
             Column(c.name, c.role, str(self._types[c.name]), c.weight_of)
             for c in self._description.columns
@@ -41,57 +40,63 @@ class RowConverter:
     def convert(self, raw: RawRows) -> pa.RecordBatch:
         """Raises DatasetError with file, row and column of the first value that does not fit."""
         arrays = {
-            c.name: self._column(c, raw.rows.column(c.source_column), raw)
+            c.name: self._column(c, _plain(raw.rows.column(c.source_column)), raw)
             for c in self._description.columns
         }
-        _check_spaces(arrays, self._description, raw)
-        for task in self._description.task_list:
-            _check_label(task, arrays, raw)
+        self._check(arrays, raw)
         return pa.RecordBatch.from_arrays(list(arrays.values()), list(arrays))
 
     def _column(self, column: ColumnDescription, values: pa.Array, raw: RawRows) -> pa.Array:
         target = self._types[column.name]
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            values = self._mark_missing(column, values.cast(pa.string()))
+        values = self._mark_missing(column, values)
         if column.is_condition:
             return _condition(column, values, raw).cast(target)
         if column.separator is not None:
-            return self._split_list(column, values, target.value_type, raw)
-        if pa.types.is_list(target):
-            elements = _cast(column, values.values, target.value_type, raw)
-            mask = values.is_null() if values.null_count else None
-            return pa.ListArray.from_arrays(values.offsets, elements, mask=mask)
-        return _cast(column, values, target, raw)
+            values = pc.split_pattern(values.cast(_TEXT), pattern=column.separator)
+        if pa.types.is_list(values.type) != pa.types.is_list(target):
+            raise DatasetError(
+                f"{raw.file}: column {column.source_column!r} has type {values.type}, expected "
+                f"{target}; mend the file or the column's description"
+            )
+        if not pa.types.is_list(target):
+            return _cast(column, values, target, raw)
+        elements = self._mark_missing(column, values.flatten())
+        rows = pc.list_parent_indices(values)
+        return _with_elements(values, _cast(column, elements, target.value_type, raw, rows))
 
-    def _mark_missing(self, column: ColumnDescription, text: pa.Array) -> pa.Array:
+    def _mark_missing(self, column: ColumnDescription, values: pa.Array) -> pa.Array:
+        if not pa.types.is_string(values.type):
+            return values
         if self._description.trim:
-            text = pc.utf8_trim_whitespace(text)
+            values = pc.utf8_trim_whitespace(values)
         tokens = self._description.missing if column.missing is None else column.missing
-        is_missing = pc.is_in(text, value_set=pa.array(tokens, pa.string()))
-        return pc.if_else(is_missing, pa.scalar(None, pa.string()), text)
+        is_missing = pc.is_in(values, value_set=pa.array(tokens, _TEXT))
+        return pc.if_else(is_missing, pa.scalar(None, _TEXT), values)
 
-    def _split_list(
-        self, column: ColumnDescription, text: pa.Array, element: pa.DataType, raw: RawRows
-    ) -> pa.Array:
-        lists = pc.split_pattern(text, pattern=column.separator)
-        elements = _cast(column, self._mark_missing(column, lists.values), element, raw)
-        mask = lists.is_null() if lists.null_count else None
-        return pa.ListArray.from_arrays(lists.offsets, elements, mask=mask)
+    def _check(self, arrays: dict[str, pa.Array], raw: RawRows) -> None:
+        tasks = self._description.task_list
+        spaces = {task.space for task in tasks}
+        for column in self._description.columns:
+            values, name = arrays[column.name], column.name
+            if column.role == "space" or name in spaces:
+                _refuse(values.is_null(), values, name, raw, "a sample space must be 0 or 1")
+            elif column.role == "weight" and column.weight_of is None:
+                usable = pc.and_(pc.is_finite(values), pc.greater_equal(values, 0))
+                _refuse(_not(usable), values, name, raw, "a row's weight must be 0 or more")
+            elif column.role == "numeric":
+                _refuse(pc.is_inf(values), values, name, raw, "an infinite number; mend the source")
+        for task in tasks:
+            _check_label(task, arrays, raw)
 
 
 def _target_type(
     column: ColumnDescription, description: TableDescription, source: pa.Schema
 ) -> pa.DataType:
     known = column.source_column in source.names
-    stored = source.field(column.source_column).type if known else pa.string()
-    is_list = column.separator is not None or pa.types.is_list(stored)
+    stored = source.field(column.source_column).type if known else _TEXT
+    is_list = column.separator is not None or _is_any_list(stored)
     if column.role in ("categorical", "key"):
-        if column.type is not None:
-            element = pa.type_for_alias(column.type)
-        else:
-            element = _id_type(stored.value_type if pa.types.is_list(stored) else stored)
+        element = pa.type_for_alias(column.type) if column.type else _id_type(stored)
         return pa.list_(element) if is_list else element
     if column.role in ("numeric", "weight"):
         return pa.list_(pa.float32()) if column.weight_of is not None else pa.float32()
@@ -100,98 +105,114 @@ def _target_type(
 
 
 def _id_type(stored: pa.DataType) -> pa.DataType:
-    return pa.int64() if pa.types.is_integer(stored) else pa.string()
+    stored = stored.value_type if _is_any_list(stored) else stored
+    return pa.int64() if pa.types.is_integer(stored) else _TEXT
+
+
+def _is_any_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """The same values without dictionary and without 64-bit offsets."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_large_string(values.type):
+        return values.cast(_TEXT)
+    if pa.types.is_large_list(values.type):
+        return values.cast(pa.list_(values.type.value_type))
+    return values
+
+
+def _with_elements(lists: pa.Array, elements: pa.Array) -> pa.Array:
+    """The same lists with their (flattened) elements replaced."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    ends = pc.cumulative_sum(lengths).cast(pa.int32())
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends])
+    mask = lists.is_null() if lists.null_count else None
+    return pa.ListArray.from_arrays(offsets, elements, mask=mask)
 
 
 def _cast(
-    column: ColumnDescription, values: pa.Array, target: pa.DataType, raw: RawRows
+    column: ColumnDescription,
+    values: pa.Array,
+    target: pa.DataType,
+    raw: RawRows,
+    rows: pa.Array | None = None,
 ) -> pa.Array:
+    """Casts; `rows` tells the row of each value where values are elements of lists."""
     binary = target == _BINARY
     try:
         numbers = values.cast(pa.float64() if binary else target)
-    except pa.ArrowInvalid as error:
-        raise _not_a(column, values, target, raw, error) from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise _misfit(column, values, target, raw, rows, error) from None
     if not binary:
         return numbers
-    valid = pc.is_in(numbers, value_set=pa.array([0.0, 1.0, None]))
-    _refuse_first(pc.invert(valid), numbers, column, raw, "must be 0 or 1")
+    fits = pc.is_in(numbers, value_set=pa.array([0.0, 1.0, None]))
+    remedy = "must be 0 or 1; mend the source or describe it by `equals` or `at_least`"
+    _refuse(pc.invert(fits), numbers, column.name, raw, remedy)
     return numbers.cast(_BINARY)
+
+
+def _misfit(
+    column: ColumnDescription,
+    values: pa.Array,
+    target: pa.DataType,
+    raw: RawRows,
+    rows: pa.Array | None,
+    error: pa.ArrowException,
+) -> DatasetError:
+    # Arrow does not say which value it was; on this path there is time to try one by one.
+    for position, value in enumerate(values):
+        try:
+            pa.array([value.as_py()], values.type).cast(target)
+        except pa.ArrowInvalid:
+            row = position if rows is None else rows[position].as_py()
+            return DatasetError(
+                f"{_place(raw, row, column.name)}: {value.as_py()!r} is no {target}; mend the "
+                "source, list it under `missing`, or change the column's role or type"
+            )
+        except pa.ArrowNotImplementedError:
+            break
+    return DatasetError(f"{raw.file}: column {column.source_column!r}: {error}")
 
 
 def _condition(column: ColumnDescription, values: pa.Array, raw: RawRows) -> pa.Array:
     if column.at_least is not None:
         return pc.greater_equal(_cast(column, values, pa.float64(), raw), column.at_least)
     wanted = column.equals if isinstance(column.equals, list) else [column.equals]
-    if pa.types.is_string(values.type):
-        return _keep_null(pc.is_in(values, value_set=pa.array([str(w) for w in wanted])), values)
-    return _keep_null(pc.is_in(values, value_set=pa.array(wanted).cast(values.type)), values)
-
-
-def _keep_null(condition: pa.Array, values: pa.Array) -> pa.Array:
-    return pc.if_else(values.is_null(), pa.scalar(None, pa.bool_()), condition)
-
-
-def _check_spaces(arrays: dict[str, pa.Array], table: TableDescription, raw: RawRows) -> None:
-    spaces = {task.space for task in table.task_list if task.space is not None}
-    for column in table.columns:
-        if column.role == "space" or column.name in spaces:
-            absent = arrays[column.name].is_null()
-            _refuse_first(absent, arrays[column.name], column, raw, "a sample space must be 0 or 1")
+    text = pa.types.is_string(values.type)
+    try:
+        value_set = pa.array([str(v) for v in wanted] if text else wanted).cast(values.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DatasetError(
+            f"{raw.file}: column {column.name!r}: `equals` does not fit {values.type}: {error}"
+        ) from None
+    met = pc.is_in(values, value_set=value_set)
+    return pc.if_else(values.is_null(), pa.scalar(None, pa.bool_()), met)
 
 
 def _check_label(task: TaskConfig, arrays: dict[str, pa.Array], raw: RawRows) -> None:
     label = arrays[task.label_column]
-    unusable = pc.fill_null(pc.invert(pc.is_finite(label.cast(pa.float64()))), True)
+    unusable = _not(pc.is_finite(label.cast(pa.float64())))
+    where = ""
     if task.space is not None:
         unusable = pc.and_(unusable, pc.equal(arrays[task.space], 1))
-    where = f" where {task.space} is 1" if task.space is not None else ""
-    _refuse_first(
-        unusable,
-        label,
-        task.label_column,
-        raw,
-        f"task {task.name!r} needs a number here{where}; mend the source or give the task a `space`",
-    )
+        where = f" where {task.space} is 1"
+    reason = f"task {task.name!r} needs a number{where}; mend it or give the task a `space`"
+    _refuse(unusable, label, task.label_column, raw, reason)
 
 
-def _refuse_first(
-    wrong: pa.Array,
-    values: pa.Array,
-    column: ColumnDescription | str,
-    raw: RawRows,
-    reason: str,
-) -> None:
+def _not(condition: pa.Array) -> pa.Array:
+    """Where the condition is false or unknown."""
+    return pc.fill_null(pc.invert(condition), True)
+
+
+def _refuse(wrong: pa.Array, values: pa.Array, column: str, raw: RawRows, reason: str) -> None:
     row = pc.index(wrong, pa.scalar(True)).as_py()
     if row >= 0:
-        raise DatasetError(f"{_place(column, raw, row)}: {values[row].as_py()!r}: {reason}")
+        raise DatasetError(f"{_place(raw, row, column)}: {values[row].as_py()!r}: {reason}")
 
 
-def _not_a(
-    column: ColumnDescription,
-    values: pa.Array,
-    target: pa.DataType,
-    raw: RawRows,
-    error: pa.ArrowInvalid,
-) -> DatasetError:
-    for row, value in enumerate(values):
-        try:
-            pa.array([value.as_py()], values.type).cast(target)
-        except pa.ArrowInvalid:
-            where = _place(column, raw, row if len(values) == raw.rows.num_rows else None)
-            return DatasetError(
-                f"{where}: {value.as_py()!r} is no {target}; mend the source, list it under "
-                "`missing`, or change the column's role or type"
-            )
-    return DatasetError(f"{_place(column, raw, None)}: {error}")
-
-
-def _place(column: ColumnDescription | str, raw: RawRows, row: int | None) -> str:
-    name = column if isinstance(column, str) else column.name
-    last = raw.first_row + raw.rows.num_rows
-    rows = f"rows {raw.first_row + 1} to {last}" if row is None else f"row {raw.first_row + row + 1}"
-    return f"{raw.file}: {rows}, column {name!r}"
-
-
-def select(batch: pa.RecordBatch, wanted: Sequence[bool] | np.ndarray) -> pa.RecordBatch:
-    """Rows of a batch where `wanted` is true."""
-    return batch.filter(pa.array(wanted))
+def _place(raw: RawRows, row: int, column: str) -> str:
+    return f"{raw.file}: row {raw.first_row + row + 1}, column {column!r}"

@@ -79,9 +79,9 @@ class ValueSplit(Section):
     """Splits by a column that names the split; rows of other values are an error."""
 
     column: str = Field(description="Source column.")
-    train: list[str] = Field(default_factory=lambda: ["train"], description="Values of train.")
-    valid: list[str] = Field(default_factory=lambda: ["valid"], description="Values of valid.")
-    test: list[str] = Field(default_factory=lambda: ["test"], description="Values of test.")
+    train: list[Scalar] = Field(default=["train"], description="Values of train.")
+    valid: list[Scalar] = Field(default=["valid"], description="Values of valid.")
+    test: list[Scalar] = Field(default=["test"], description="Values of test.")
 
 
 class RandomSplit(Section):
@@ -116,7 +116,10 @@ class SplitDescription(Section):
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if sum(way is not None for way in (self.by_file, self.by_cut, self.by_value, self.random)) != 1:
+        if (
+            sum(way is not None for way in (self.by_file, self.by_cut, self.by_value, self.random))
+            != 1
+        ):
             raise ValueError("give exactly one of by_file, by_cut, by_value, random")
         return self
 
@@ -149,23 +152,26 @@ class TableDescription(Section):
         repeated = sorted({n for n in names if names.count(n) > 1})
         if repeated:
             raise ValueError(f"columns described twice: {', '.join(repeated)}")
-        by_name = {c.name: c for c in self.columns}
+        roles = {c.name: c.role for c in self.columns}
         for column in self.columns:
-            if column.weight_of is not None and column.weight_of not in by_name:
-                raise ValueError(f"column {column.name!r}: weight_of {column.weight_of!r} is unknown")
+            if column.weight_of is not None and roles.get(column.weight_of) != "categorical":
+                raise ValueError(
+                    f"column {column.name!r}: weight_of {column.weight_of!r} is no column of role "
+                    "categorical"
+                )
         for task in self.task_list:
-            if task.label_column not in by_name or by_name[task.label_column].role != "label":
+            if roles.get(task.label_column) != "label":
                 raise ValueError(
-                    f"task {task.name!r}: its label {task.label_column!r} is no column of role label"
+                    f"task {task.name!r}: its label {task.label_column!r} is no column of role "
+                    "label"
                 )
-            if task.space is not None and (
-                task.space not in by_name or by_name[task.space].role not in ("label", "space")
-            ):
+            if task.space is not None and roles.get(task.space) not in ("label", "space"):
                 raise ValueError(
-                    f"task {task.name!r}: its space {task.space!r} is no column of role label or space"
+                    f"task {task.name!r}: its space {task.space!r} is no column of role label or "
+                    "space"
                 )
-        if self.sample_weight is not None and self.sample_weight not in by_name:
-            raise ValueError(f"sample_weight {self.sample_weight!r} is no described column")
+        if self.sample_weight is not None and roles.get(self.sample_weight) != "weight":
+            raise ValueError(f"sample_weight {self.sample_weight!r} is no column of role weight")
         return self
 
     @property

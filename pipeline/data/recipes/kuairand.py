@@ -128,7 +128,7 @@ def _weekday(dates: pa.Array) -> pa.Array:
     """0 = Monday, of yyyymmdd text; few distinct dates, so each is parsed once."""
     coded = dates.dictionary_encode()
     days = [
-        datetime.datetime.strptime(text, "%Y%m%d").weekday()  # noqa: DTZ007
+        datetime.datetime.strptime(text, "%Y%m%d").weekday()
         for text in coded.dictionary.to_pylist()
     ]
     return pa.DictionaryArray.from_arrays(

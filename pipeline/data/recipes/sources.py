@@ -5,7 +5,9 @@ import csv
 import gzip
 import io
 import lzma
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -16,8 +18,9 @@ import pyarrow.parquet as pq
 
 from pipeline.data.manifest import DatasetError
 
-_COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_COMPRESSED = (".gz", ".bz2", ".xz")
 _DATA_SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet")
+_READ_ERRORS = (pa.ArrowException, OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeError)
 _BLOCK_BYTES = 4 << 20
 _BATCH_ROWS = 65_536
 
@@ -85,7 +88,7 @@ def source_columns(path: Path, layout: CsvFormat) -> pa.Schema:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         header = next(csv.reader(text, delimiter=layout.separator), None)
     if header is None:
-        raise DatasetError(f"{path}: the file is empty")
+        raise DatasetError(f"{path}: the file is empty; remove it from the source")
     return pa.schema([(name, pa.string()) for name in header])
 
 
@@ -99,11 +102,15 @@ def read_raw(path: Path, columns: Sequence[str], layout: CsvFormat) -> Iterator[
     absent = [name for name in columns if name not in known]
     if absent:
         raise DatasetError(
-            f"{path}: has no column {', '.join(map(repr, absent))} (columns: {', '.join(known)})"
+            f"{path}: has no column {', '.join(map(repr, absent))} (columns: {', '.join(known)}); "
+            "mend the file or the column's `source`"
         )
-    batches = _parquet_batches(path, columns) if is_parquet(path) else None
+    if is_parquet(path):
+        batches = _parquet_batches(path, columns)
+    else:
+        batches = _csv_batches(path, columns, layout)
     first_row = 0
-    for batch in batches or _csv_batches(path, columns, layout):
+    for batch in batches:
         if batch.num_rows:
             yield RawRows(path, first_row, batch)
         first_row += batch.num_rows
@@ -113,8 +120,14 @@ def read_raw(path: Path, columns: Sequence[str], layout: CsvFormat) -> Iterator[
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Opens a file for reading, decompressing .gz, .bz2 and .xz."""
-    opener = _COMPRESSED.get(path.suffix)
-    return cast(IO[bytes], opener(path, "rb")) if opener else path.open("rb")
+    match path.suffix:
+        case ".gz":
+            return cast(IO[bytes], gzip.open(path))
+        case ".bz2":
+            return cast(IO[bytes], bz2.open(path))
+        case ".xz":
+            return cast(IO[bytes], lzma.open(path))
+    return path.open("rb")
 
 
 def is_parquet(path: Path) -> bool:
@@ -126,9 +139,7 @@ def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBa
         yield from file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False)
 
 
-def _csv_batches(
-    path: Path, columns: Sequence[str], layout: CsvFormat
-) -> Iterator[pa.RecordBatch]:
+def _csv_batches(path: Path, columns: Sequence[str], layout: CsvFormat) -> Iterator[pa.RecordBatch]:
     malformed: list[pa_csv.InvalidRow] = []
 
     def refuse(row: pa_csv.InvalidRow) -> str:
@@ -152,26 +163,21 @@ def _csv_batches(
         yield from reader
 
 
-class _explained:  # noqa: N801 - used like a function
+@contextmanager
+def _explained(path: Path, malformed: Sequence[pa_csv.InvalidRow] = ()) -> Iterator[None]:
     """Turns what the file libraries raise into one DatasetError with the file's name."""
-
-    def __init__(self, path: Path, malformed: Sequence[pa_csv.InvalidRow] = ()) -> None:
-        self._path, self._malformed = path, malformed
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._malformed:
-            row = self._malformed[0]
+    try:
+        yield
+    except _READ_ERRORS as error:
+        if malformed:
+            row = malformed[0]
             raise DatasetError(
-                f"{self._path}: line {row.number} has {row.actual_columns} columns, expected "
+                f"{path}: line {row.number} has {row.actual_columns} columns, expected "
                 f"{row.expected_columns}: {row.text[:120]!r}; mend or remove the line"
             ) from None
-        if isinstance(error, pa.ArrowInvalid) and "Empty CSV" in str(error):
-            raise DatasetError(f"{self._path}: the file is empty") from None
-        if isinstance(error, pa.ArrowException | OSError | EOFError | lzma.LZMAError | UnicodeError):
-            raise DatasetError(f"{self._path}: cannot be read: {error}") from error
+        if "Empty CSV" in str(error):
+            raise DatasetError(f"{path}: the file is empty; remove it from the source") from None
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
 
 
 def _data_suffix(path: Path) -> bool:

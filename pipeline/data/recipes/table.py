@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.data.hashing import mix
 from pipeline.data.manifest import SPLITS, DatasetError
 from pipeline.data.recipes.base import Recipe
 from pipeline.data.recipes.convert import RowConverter
@@ -65,7 +66,9 @@ def files_recipe(
         derived: names and types of the columns it adds.
         source: how the rows are made, for the manifest, beside the file names.
     """
-    layout = CsvFormat(description.separator, tuple(description.header) if description.header else None)
+    layout = CsvFormat(
+        description.separator, tuple(description.header) if description.header else None
+    )
     schema = source_columns(parts[0][0][0], layout)
     added = derived if derived is not None else pa.schema([])
     converter = RowConverter(description, pa.schema([*schema, *added]))
@@ -139,7 +142,7 @@ def by_cut(cut: CutSplit) -> Assign:
 
 def _by_value(rule: ValueSplit) -> Assign:
     names = [(value, SPLITS.index(s)) for s in SPLITS for value in getattr(rule, s)]
-    known = pa.array([value for value, _ in names], pa.string())
+    known = pa.array([str(value) for value, _ in names])
     splits = np.array([split for _, split in names], dtype=np.int8)
 
     def assign(raw: RawRows, _: int) -> npt.NDArray[np.int8]:
@@ -152,24 +155,14 @@ def _by_value(rule: ValueSplit) -> Assign:
 
 
 def _by_hash(rule: RandomSplit) -> Assign:
+    key = mix(np.array([rule.seed], dtype=np.uint64))[0]
+
     def assign(raw: RawRows, rows_before: int) -> npt.NDArray[np.int8]:
         positions = np.arange(rows_before, rows_before + raw.rows.num_rows, dtype=np.uint64)
-        share = _uniform_hash(positions, rule.seed)
+        share = (mix(positions ^ key) >> np.uint64(11)) / float(1 << 53)
         return np.where(share < rule.test, 2, share < rule.test + rule.valid).astype(np.int8)
 
     return assign
-
-
-def _uniform_hash(positions: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float64]:
-    """SplitMix64 (Steele, Lea, Flood 2014) of position and seed, as a number in 0 … 1."""
-    with np.errstate(over="ignore"):
-        z = (positions + np.uint64(1) + (np.uint64(seed) << np.uint64(40))) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) / float(1 << 53)
 
 
 def _refuse(wrong: pa.Array, values: pa.Array, column: str, raw: RawRows) -> None:

@@ -1,0 +1,1 @@
+"""Measurements behind jobs.benchmark: ratios taken in one run."""

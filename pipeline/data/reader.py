@@ -1,0 +1,183 @@
+"""Reads row ranges of Parquet shards, in file order within a range, a few row groups at a time."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.data.manifest import DatasetError
+from pipeline.data.plan import SplitIndex
+
+# Rows decoded at a time. Row groups up to this size are decoded whole, larger ones in slices,
+# several small ones of a file together.
+READ_ROWS = 65_536
+_OPEN_FILES = 16
+# Compressed bytes fetched at a time for one column of a row group that is read in slices.
+_SLICE_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Decoded rows; the first one is row ``first`` of the split in file order."""
+
+    table: pa.Table | pa.RecordBatch
+    first: int
+
+    @property
+    def rows(self) -> int:
+        return int(self.table.num_rows)
+
+    def slice(self, start: int, rows: int) -> "Piece":
+        return Piece(self.table.slice(start, rows), self.first + start)
+
+
+class ShardReader:
+    """Decodes the wanted columns of a split's shards. Used by one thread.
+
+    Args:
+        folder: the dataset.
+        index: the split's rows.
+        columns: columns to decode.
+        string_columns: those to decode as Arrow dictionaries.
+        counters: counts ``rows_decoded_in_vain`` (in front of a range inside a row group).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        index: SplitIndex,
+        columns: Sequence[str],
+        string_columns: Sequence[str],
+        counters: Counter[str],
+    ) -> None:
+        self._folder = Path(folder)
+        self._index = index
+        self._columns = list(columns)
+        self._string_columns = list(string_columns)
+        self._counters = counters
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def read(self, first: int, stop: int) -> Iterator[Piece]:
+        """Rows first … stop-1 of the split, in file order, in pieces.
+
+        Raises:
+            DatasetError: a file cannot be read, or is not what the manifest says.
+        """
+        index = self._index
+        while first < stop:
+            group = index.group_of(first)
+            start, end = int(index.group_start[group]), int(index.group_start[group + 1])
+            shard = int(index.group_shard[group])
+            if end - start > READ_ROWS:
+                until = min(stop, end)
+                yield from self._read_slices(shard, group, first, until)
+                first = until
+                continue
+            last = self._last_group(group, stop)
+            end = int(index.group_start[last + 1])
+            numbers = index.group_number[group : last + 1].tolist()
+            table = self._read_groups(shard, numbers)
+            self._counters["rows_decoded_in_vain"] += first - start + max(end - stop, 0)
+            until = min(stop, end)
+            yield Piece(table.slice(first - start, until - first), first)
+            first = until
+
+    def _last_group(self, group: int, stop: int) -> int:
+        """The last of the row groups that are decoded together with ``group``."""
+        index = self._index
+        start = index.group_start[group]
+        last = group
+        while (
+            last + 1 < index.group_shard.size
+            and index.group_shard[last + 1] == index.group_shard[group]
+            and index.group_start[last + 1] < stop
+            and index.group_start[last + 2] - start <= READ_ROWS
+        ):
+            last += 1
+        return last
+
+    def _read_groups(self, shard: int, numbers: list[int]) -> pa.Table:
+        file = self._file(shard)
+        try:
+            return file.read_row_groups(numbers, columns=self._columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(shard, numbers, error) from error
+
+    def _read_slices(self, shard: int, group: int, first: int, stop: int) -> Iterator[Piece]:
+        number = int(self._index.group_number[group])
+        row = int(self._index.group_start[group])
+        self._counters["rows_decoded_in_vain"] += first - row
+        try:
+            batches = self._file(shard, sliced=True).iter_batches(
+                READ_ROWS, row_groups=[number], columns=self._columns, use_threads=False
+            )
+            for batch in batches:
+                begin, end = row, row + batch.num_rows
+                row = end
+                if end <= first:
+                    continue
+                low, high = max(begin, first), min(end, stop)
+                yield Piece(batch.slice(low - begin, high - low), low)
+                if end >= stop:
+                    return
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(shard, [number], error) from error
+
+    def _file(self, shard: int, sliced: bool = False) -> pq.ParquetFile:
+        # A file read in slices is opened for them alone: its buffers are sized for that.
+        if not sliced and shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        path = self._folder / self._index.paths[shard]
+        try:
+            file = pq.ParquetFile(
+                path,
+                read_dictionary=self._string_columns,
+                buffer_size=_SLICE_BUFFER if sliced else 0,
+                pre_buffer=False,
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(
+                f"{path}: cannot open this shard ({error}); restore it or prepare the dataset again"
+            ) from error
+        self._check(path, shard, file)
+        if sliced:
+            return file
+        self._open[shard] = file
+        if len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def _check(self, path: Path, shard: int, file: pq.ParquetFile) -> None:
+        present = set(file.schema_arrow.names)
+        absent = [name for name in self._columns if name not in present]
+        if absent:
+            raise DatasetError(
+                f"{path}: column {absent[0]!r} is missing in this shard (the manifest lists it); "
+                "prepare the dataset again, or remove the column from the config"
+            )
+        low, high = self._index.shard_first_group[shard : shard + 2]
+        metadata = file.metadata
+        planned = [int(n) for n in self._index.group_start[low + 1 : high + 1]]
+        planned = [b - a for a, b in zip(self._index.group_start[low:high], planned, strict=True)]
+        found = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        if found != planned:
+            raise DatasetError(
+                f"{path}: has {sum(found)} rows in {len(found)} row groups, the manifest says "
+                f"{sum(planned)} in {len(planned)}: the file was changed; prepare the dataset again"
+            )
+
+    def _unreadable(self, shard: int, numbers: list[int], error: Exception) -> DatasetError:
+        path = self._folder / self._index.paths[shard]
+        which = ", ".join(map(str, numbers[:4])) + (" …" if len(numbers) > 4 else "")
+        return DatasetError(
+            f"{path}: cannot read row group {which} ({error}); restore the file or prepare the "
+            "dataset again"
+        )

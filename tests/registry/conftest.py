@@ -1,0 +1,200 @@
+"""Small experiments for the tests of this folder: `shop` on paper, `trained` with data and model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline.config import Experiment
+from pipeline.config.load import parse_experiment
+from pipeline.data.batch import Collator, Segment
+from pipeline.data.encoded import EncodedRows
+from pipeline.data.manifest import Column, Manifest, Shard, load_manifest
+from pipeline.data.transforms import FeatureTransforms
+from pipeline.data.writer import DatasetWriter
+from pipeline.model import build_ranker
+from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model
+from pipeline.registry.tracking import Tracker
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Callable[..., Experiment]:
+    """Makes the experiment; keyword arguments replace whole sections."""
+
+    def make(**sections: Any) -> Experiment:
+        tree = {
+            "name": "shop",
+            "data": {"path": "data/shop", "sample_weight": "importance"},
+            "features": {
+                "embedding_dim": 4,
+                "categorical": [{"name": "user"}, {"name": "tags", "pooling": "mean"}],
+                "numeric": [{"name": "price", "buckets": 4}],
+            },
+            "tasks": [
+                {"name": "click"},
+                {"name": "buy", "label": "bought", "space": "click"},
+                {"name": "spent", "loss": "squared_error", "weight": 0.5},
+            ],
+            "model": {"levels": [{"shared_experts": 1, "task_experts": 1, "hidden": [8]}]},
+            "train": {"seed": 3},
+            "storage": {"path": str(tmp_path / "runs")},
+        }
+        sections["mlflow"] = {"alias": "candidate"} | sections.get("mlflow", {})
+        return parse_experiment(tree | sections)
+
+    return make
+
+
+@pytest.fixture
+def shop_manifest() -> Manifest:
+    return Manifest(
+        name="shop",
+        columns=(
+            Column("user", "categorical", "string"),
+            Column("tags", "categorical", "list<item: int64>"),
+            Column("price", "numeric", "double"),
+            Column("importance", "weight", "double"),
+            Column("click", "label", "int8"),
+            Column("bought", "label", "int8"),
+            Column("spent", "label", "double"),
+        ),
+        splits={
+            "train": (Shard("train/part-00000.parquet", (600, 400), 1, "a"),),
+            "valid": (Shard("valid/part-00000.parquet", (200,), 1, "b"),),
+        },
+    )
+
+
+@pytest.fixture
+def shop_metrics() -> dict[str, dict[str, Any]]:
+    return {
+        "click": {"auc": 0.75, "logloss": 0.5, "normalized_entropy": 0.9, "calibration": 1.01}
+        | {"rows": 200, "positives": 50, "non_finite": 0},
+        "buy": {"auc": None, "auc_undefined": "no positives in 50 rows", "logloss": 0.1}
+        | {"normalized_entropy": None, "calibration": None, "rows": 50, "positives": 0}
+        | {"non_finite": 0},
+        "spent": {"rmse": 2.0, "mae": 1.0, "r2": 0.5, "mean_label": 1.0, "mean_score": 1.1}
+        | {"rows": 200, "non_finite": 0},
+    }
+
+
+COLUMNS = {
+    "user": ("categorical", pa.string()),
+    "item": ("categorical", pa.int64()),
+    "tags": ("categorical", pa.list_(pa.int64())),
+    "words": ("categorical", pa.list_(pa.string())),
+    "relevance": ("weight", pa.list_(pa.float64())),
+    "price": ("numeric", pa.float64()),
+    "age": ("numeric", pa.int64()),
+    "click": ("label", pa.int8()),
+    "spent": ("label", pa.float64()),
+}
+
+
+class TrainedShop:
+    """A ranker over every kind of column, with fresh weights, and the dataset behind it."""
+
+    step = 40
+    metrics: dict[str, dict[str, Any]] = {
+        "test": {
+            "click": {"auc": 0.75, "rows": 200, "positives": 50},
+            "spent": {"rmse": 2.0, "r2": None, "r2_undefined": "the label is constant"}
+            | {"rows": 200},
+        }
+    }
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._prepare()
+        self.experiment = self.configured(storage={"path": str(folder / "runs")})
+        self.manifest = load_manifest(folder / "data")
+        self.transforms = FeatureTransforms.fit(self.experiment.features, folder / "data")
+        torch.manual_seed(1)
+        self.ranker = build_ranker(self.experiment, self.transforms, "cpu").eval()
+
+    def configured(self, **sections: Any) -> Experiment:
+        categorical = [
+            {"name": "user"},
+            {"name": "item", "encoder": "hash", "rows": 64},
+            {"name": "tags", "pooling": "mean", "max_length": 3},
+            {"name": "words", "weights": "relevance"},
+        ]
+        numeric = [{"name": "price", "buckets": 8}, {"name": "age", "transform": "log1p"}]
+        level = {"shared_experts": 1, "task_experts": 1, "hidden": [8]}
+        tree = {
+            "name": "shop/ranker",
+            "data": {"path": str(self.folder / "data")},
+            "features": {"embedding_dim": 4, "categorical": categorical, "numeric": numeric},
+            "tasks": [{"name": "click"}, {"name": "spent", "loss": "squared_error"}],
+            "model": {"levels": [level, level], "input_dropout": 0.5},
+        }
+        sections["mlflow"] = {"model_name": "shop.ranker", "alias": "candidate"} | sections.get(
+            "mlflow", {}
+        )
+        return parse_experiment(tree | sections)
+
+    def trained(self) -> TrainedRanker:
+        state = self.ranker.state_dict()
+        return TrainedRanker(self.experiment, self.transforms, self.manifest, state, self.step)
+
+    def register(self, tracker: Tracker, experiment: Experiment) -> RegisteredVersion:
+        return register_model(
+            tracker,
+            experiment,
+            self.transforms,
+            self.manifest,
+            self.ranker.state_dict(),
+            self.metrics,
+            self.raw_rows(3, 7).to_pandas(),
+            self.step,
+        )
+
+    def raw_rows(self, count: int, seed: int) -> pa.Table:
+        rng = np.random.default_rng(seed)
+        words = [[f"w{i}" for i in rng.integers(0, 9, n)] for n in rng.integers(0, 4, count)]
+        tags = [rng.integers(0, 20, n).tolist() for n in rng.integers(0, 5, count)]
+        rows = {
+            "user": [f"u{i}" if i else None for i in rng.integers(0, 30, count)],
+            "item": [int(i) if i else None for i in rng.integers(0, 500, count)],
+            "tags": [t or None for t in tags],
+            "words": words,
+            "relevance": [rng.random(len(w)).tolist() for w in words],
+            "price": [float(x) if x > -1 else None for x in rng.normal(size=count)],
+            "age": [int(i) if i > 20 else None for i in rng.integers(18, 90, count)],
+            "click": rng.integers(0, 2, count).tolist(),
+            "spent": rng.random(count).tolist(),
+        }
+        return pa.table(rows, schema=pa.schema([(n, kind) for n, (_, kind) in COLUMNS.items()]))
+
+    def scores(self, rows: pa.Table) -> np.ndarray:
+        """Scores as a training batch is scored: two pieces, padding behind, one forward."""
+        features = self.transforms.encode(rows)
+        encoded = EncodedRows(
+            features.ids_FB, features.has_absent, features.ragged, features.dense_NB
+        )
+        half, count = rows.num_rows // 2, rows.num_rows
+        segments = [Segment(encoded, 0, half, 0), Segment(encoded, half, count, half)]
+        batch = Collator(self.transforms, 0, count + 5)(segments, {})
+        with torch.no_grad():
+            logits_BT = self.ranker(batch.ids, batch.weighted_ids, batch.dense_BN)[:count]
+        return torch.stack([torch.sigmoid(logits_BT[:, 0]), logits_BT[:, 1]], dim=1).numpy()
+
+    def _prepare(self) -> None:
+        columns = [
+            Column(n, role, str(kind), "words" if n == "relevance" else None)
+            for n, (role, kind) in COLUMNS.items()
+        ]
+        with DatasetWriter(self.folder / "data", "shop", columns) as writer:
+            for split, count in (("train", 900), ("valid", 200), ("test", 200)):
+                for batch in self.raw_rows(count, count).to_batches():
+                    writer.write(split, batch)
+            writer.finish({})
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedShop:
+    return TrainedShop(tmp_path_factory.mktemp("trained"))
