@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +30,21 @@ def add_summary_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--summary", metavar="FILE", type=Path, help="write the outcome as JSON")
 
 
+def quieten_libraries() -> None:
+    """Keeps the notices of MLflow and torch out of a job's output; their warnings stay."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Importing torchrec makes torch advise its own developers.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
 def run_job(job: Callable[[], None]) -> int:
     """Runs a job; a fault of the user's or the machine's ends it with one line and status 1.
 
     Exit status: 0 done, 1 refused or failed with a reason, 130 interrupted.
     """
+    quieten_libraries()
     try:
         job()
     except KeyboardInterrupt:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.output} already holds a dataset ({rows:,} train rows): kept")
         return
     recipe = _recipe(args)
-    with RowProgress(recipe.rows) as progress:
+    with RowProgress(recipe.share) as progress:
         done = prepare(
             recipe,
             args.output,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from jobs.common import add_config_arguments, run_job, write_summary
 from pipeline.config import load_experiment, resolved_yaml
-from pipeline.console import METRIC_COLUMNS, RunConsole, metric_rows
+from pipeline.console import RunConsole, metric_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,16 +35,15 @@ def train(args: argparse.Namespace) -> None:
     result, version = outcome.result, outcome.version
     console.table(
         f"{experiment.name}: weights of step {result.best_step} of {result.steps}",
-        METRIC_COLUMNS,
-        metric_rows(result.splits, outcome.manifest.ceilings),
+        *metric_table(result.splits, outcome.manifest.ceilings),
     )
     console.note(
         f"{result.rows_trained:,} rows trained at {result.examples_per_second:,.0f} examples/s, "
         f"{result.data_wait_fraction:.1%} of the time waiting for data"
     )
-    for name, count in result.counters.items():
-        if count:
-            console.note(f"counted: {name} {count:,}")
+    if result.counters:
+        counted = (f"{name} {count:,}" for name, count in result.counters.items() if count)
+        console.note("counted while reading: " + ", ".join(counted))
     console.note(f"registered {version.name} version {version.version} (@{version.alias})")
     model_uri = f"models:/{version.name}@{version.alias}"
     scores = score_rows(experiment, model_uri, outcome.examples)

@@ -18,7 +18,7 @@ class RunConsole:
     """Prints notes and progress; as a context manager it owns the live line."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _console()
         self._live: Live | None = None
         self._started = time.monotonic()
         self._last_plain = 0.0
@@ -100,39 +100,52 @@ class RunConsole:
         self._started = time.monotonic()
 
 
-def metric_rows(
+def _console() -> Console:
+    console = Console(highlight=False)
+    # A log file has no width; eighty columns would cut every table short.
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
+def metric_table(
     splits: dict[str, dict[str, dict[str, Any]]],
     ceilings: dict[str, dict[str, dict[str, float]]],
-) -> list[list[str]]:
-    """Rows of the final table: split, task, AUC (or RMSE), best possible, log loss …"""
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the final table; columns that no task fills are left out."""
     rows = []
     for split, tasks in splits.items():
         for task, metrics in tasks.items():
             ceiling = ceilings.get(split, {}).get(task, {}).get("auc")
             rows.append(
                 [
-                    f"{split}/{task}",
+                    task,
+                    split,
                     _shown(metrics, "auc"),
                     "" if ceiling is None else f"{ceiling:.4f}",
                     _shown(metrics, "logloss"),
                     _shown(metrics, "normalized_entropy"),
                     _shown(metrics, "calibration"),
                     _shown(metrics, "rmse"),
+                    _shown(metrics, "mae"),
+                    _shown(metrics, "r2"),
                     f"{metrics['rows']:,}",
                     f"{metrics['positives']:,}" if "positives" in metrics else "",
                 ]
             )
-    return rows
+    filled = [number for number in range(len(_COLUMNS)) if any(row[number] for row in rows)]
+    return [_COLUMNS[n] for n in filled], [[row[n] for n in filled] for row in rows]
 
 
-METRIC_COLUMNS = [
-    "split/task",
+_COLUMNS = [
+    "task",
+    "split",
     "AUC",
     "best possible",
     "log loss",
     "norm. entropy",
     "calibration",
     "RMSE",
+    "MAE",
+    "R²",
     "rows",
     "positives",
 ]

@@ -122,11 +122,11 @@ class Collator:
         labels_BT = _new((B, T), np.float32, full)
         weights_BT = _new((B, T), np.float32, full)
         for segment in segments:
-            floats = segment.rows.floats_CB[:, segment.start : segment.stop].T
+            source = slice(segment.start, segment.stop)
             span = slice(segment.at, segment.at + segment.stop - segment.start)
-            dense_BN[span] = floats[:, :N]
-            labels_BT[span] = floats[:, N : N + T]
-            weights_BT[span] = floats[:, N + T :]
+            dense_BN[span] = segment.rows.features.dense_BN[source]
+            labels_BT[span] = segment.rows.labels_BT[source]
+            weights_BT[span] = segment.rows.weights_BT[source]
         return Batch(
             ids=self._unweighted.build(segments, full),
             weighted_ids=self._weighted.build(segments, full),
@@ -157,7 +157,7 @@ class _KeyedLayout:
     def build(self, segments: Sequence[Segment], full: bool) -> KeyedJaggedTensor | None:
         if not self.keys:
             return None
-        absent = any(segment.rows.has_absent for segment in segments)
+        absent = any(segment.rows.features.has_absent for segment in segments)
         if self._all_single and not absent:
             return self._build_single(segments, full)
         return self._build_ragged(segments, full, absent)
@@ -223,7 +223,9 @@ class _KeyedLayout:
     def _fill_run(values_FB: np.ndarray, run: _Run, segments: Sequence[Segment]) -> None:
         for segment in segments:
             stop = segment.at + segment.stop - segment.start
-            source = segment.rows.ids_FB[run.first : run.stop, segment.start : segment.stop]
+            source = segment.rows.features.ids_FB[
+                run.first : run.stop, segment.start : segment.stop
+            ]
             values_FB[:, segment.at : stop] = source
 
     @staticmethod
@@ -236,7 +238,7 @@ class _KeyedLayout:
     ) -> None:
         lengths_B[:] = 0
         for segment in segments:
-            ragged = segment.rows.ragged[feature]
+            ragged = segment.rows.features.ragged[feature]
             offsets = ragged.offsets_B1[segment.start : segment.stop + 1]
             stop = segment.at + segment.stop - segment.start
             np.subtract(offsets[1:], offsets[:-1], out=lengths_B[segment.at : stop])

@@ -1,17 +1,17 @@
 """Encoders of id columns: one id, a list of ids, or a weighted list of ids per row."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.columns import as_lists, as_values, chunks_of, null_mask
-from pipeline.data.encoded import Ragged, concatenate_ragged, offsets_of
+from pipeline.data.columns import as_lists, as_values, column_of, null_mask
+from pipeline.data.encoded import Ragged, offsets_of
 from pipeline.data.faults import BadValueError
 from pipeline.data.hashing import hash_strings
-from pipeline.data.lookup import MISSING_ROW, HashLookup, IdentityLookup, Lookup
+from pipeline.data.lookup import MISSING_ROW, UNKNOWN_ROW, HashLookup, IdentityLookup, Lookup
 
 ABSENT = -1  # in ids_FB: no table row at all, an empty bag
 
@@ -41,56 +41,54 @@ class CategoricalEncoder:
     lookup: Lookup
     weights: str | None = None
     max_length: int | None = None
+    _strings: "_DictionaryRows" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_strings", _DictionaryRows(self.lookup))
 
     def encode_single(
-        self, batch: pa.RecordBatch | pa.Table, out_B: np.ndarray, counters: Counter[str]
+        self, batch: pa.RecordBatch, out_B: np.ndarray, counters: Counter[str]
     ) -> bool:
         """Writes one table row per row into ``out_B``; returns whether any is ABSENT."""
-        start = 0
-        has_absent = False
-        for chunk in chunks_of(batch, self.name):
-            ids = as_values(chunk, self.type, self.name)
-            out = out_B[start : start + len(ids)]
-            nulls = self._rows_with_nulls(ids, start, out, counters)
-            if nulls is not None:
-                absent = isinstance(self.lookup, IdentityLookup)
-                out[nulls] = ABSENT if absent else MISSING_ROW
-                has_absent |= absent
-            start += len(ids)
-        return has_absent
+        ids = as_values(column_of(batch, self.name), self.type, self.name)
+        nulls = self._encode(ids, out_B, counters)
+        if nulls is None:
+            return False
+        absent = isinstance(self.lookup, IdentityLookup)
+        out_B[nulls] = ABSENT if absent else MISSING_ROW
+        return absent
 
-    def encode_lists(self, batch: pa.RecordBatch | pa.Table, counters: Counter[str]) -> Ragged:
+    def encode_keys(self, keys_B: np.ndarray, out_B: np.ndarray, counters: Counter[str]) -> None:
+        """The same for int64 ids without nulls; ``out_B`` may be ``keys_B``."""
+        lookup = self.lookup
+        if isinstance(lookup, IdentityLookup):
+            outside = lookup.first_outside(keys_B)
+            if outside is not None:
+                raise BadValueError(
+                    self.name,
+                    outside,
+                    f"id {keys_B[outside]} is outside 0 … {lookup.table_rows - 1}; raise `rows` "
+                    "of this feature or use encoder hash or vocabulary",
+                )
+        unknown = lookup.rows_of(keys_B, out_B)
+        if unknown:
+            counters[f"{self.name}/unknown_ids"] += unknown
+
+    def encode_lists(self, batch: pa.RecordBatch, counters: Counter[str]) -> Ragged:
         """Table rows of the lists, and their weights if the feature has them."""
-        chunks = chunks_of(batch, self.name)
-        weight_chunks = self._weight_chunks(batch, [len(chunk) for chunk in chunks])
-        parts, start = [], 0
-        for chunk, weight_chunk in zip(chunks, weight_chunks, strict=True):
-            parts.append(self._encode_chunk(chunk, weight_chunk, start, counters))
-            start += len(chunk)
-        if not parts:
-            empty = np.empty(0, np.float32) if self.weights else None
-            return Ragged(np.empty(0, np.int64), np.zeros(1, np.int64), empty)
-        return concatenate_ragged(parts)
-
-    def _encode_chunk(
-        self, chunk: pa.Array, weight_chunk: pa.Array | None, start: int, counters: Counter[str]
-    ) -> Ragged:
-        ids, offsets_B1 = as_lists(chunk, self.type, self.name)
-        weights = None
-        if weight_chunk is not None:
-            weights = self._weights_of(weight_chunk, offsets_B1, start)
+        ids, offsets_B1 = as_lists(column_of(batch, self.name), self.type, self.name)
+        weights = None if self.weights is None else self._weights_of(batch, offsets_B1)
         keep = self._kept(ids, weights, offsets_B1, counters)
         if keep is not None:
-            kept_before = offsets_of(keep)
-            offsets_B1 = kept_before[offsets_B1]
+            offsets_B1 = offsets_of(keep)[offsets_B1]
             ids = ids.filter(pa.array(keep))
             weights = None if weights is None else weights[keep]
         rows = np.empty(len(ids), np.int64)
         try:
-            self._rows_with_nulls(ids, 0, rows, counters)
+            self._encode(ids, rows, counters)
         except BadValueError as fault:
             row = int(np.searchsorted(offsets_B1, fault.row, side="right")) - 1
-            raise BadValueError(fault.column, start + row, fault.problem) from None
+            raise BadValueError(fault.column, row, fault.problem) from None
         return Ragged(rows, offsets_B1, weights)
 
     def _kept(
@@ -109,113 +107,98 @@ class CategoricalEncoder:
             usable = np.isfinite(weights)
             counters[f"{self.name}/weights_not_finite"] += int(np.count_nonzero(~usable))
             keep = usable if keep is None else keep & usable
-        if self.max_length is None or not ids:
+        if self.max_length is None:
             return keep
-        kept_before = offsets_B1 if keep is None else offsets_of(keep)[offsets_B1]
-        lengths_B = np.diff(kept_before)
-        longer = int(np.count_nonzero(lengths_B > self.max_length))
+        before = np.arange(len(ids) + 1) if keep is None else offsets_of(keep)
+        kept_B1 = before[offsets_B1]
+        longer = int(np.count_nonzero(np.diff(kept_B1) > self.max_length))
         if not longer:
             return keep
         counters[f"{self.name}/lists_truncated"] += longer
-        rank = np.arange(len(ids)) if keep is None else offsets_of(keep)[:-1]
-        rank = rank - np.repeat(kept_before[:-1], np.diff(offsets_B1))
-        short = rank < self.max_length
+        rank_in_list = before[:-1] - np.repeat(kept_B1[:-1], np.diff(offsets_B1))
+        short = rank_in_list < self.max_length
         return short if keep is None else keep & short
 
-    def _weight_chunks(
-        self, batch: pa.RecordBatch | pa.Table, lengths: list[int]
-    ) -> list[pa.Array | None]:
-        if self.weights is None:
-            return [None] * len(lengths)
-        chunks = chunks_of(batch, self.weights)
-        if [len(chunk) for chunk in chunks] == lengths:
-            return list(chunks)
-        joined = pa.concat_arrays(chunks)
-        starts = offsets_of(np.array(lengths, np.int64))[:-1]
-        return [
-            joined.slice(int(start), length) for start, length in zip(starts, lengths, strict=True)
-        ]
-
-    def _weights_of(self, chunk: pa.Array, offsets_B1: np.ndarray, start: int) -> np.ndarray:
+    def _weights_of(self, batch: pa.RecordBatch, offsets_B1: np.ndarray) -> np.ndarray:
         assert self.weights is not None
-        values, weight_offsets_B1 = as_lists(chunk, pa.float32(), self.weights)
-        different = np.flatnonzero(np.diff(weight_offsets_B1) != np.diff(offsets_B1))
-        if different.size:
-            row = int(different[0])
+        column = column_of(batch, self.weights)
+        values, weight_offsets_B1 = as_lists(column, pa.float32(), self.weights)
+        if not np.array_equal(weight_offsets_B1, offsets_B1):
+            found_B, wanted_B = np.diff(weight_offsets_B1), np.diff(offsets_B1)
+            row = int(np.argmax(found_B != wanted_B))
             raise BadValueError(
                 self.weights,
-                start + row,
-                f"{np.diff(weight_offsets_B1)[row]} weights for {np.diff(offsets_B1)[row]} ids of "
-                f"column {self.name!r}; write one weight per id",
+                row,
+                f"{found_B[row]} weights for {wanted_B[row]} ids of column {self.name!r}; write "
+                "one weight per id",
             )
-        weights: np.ndarray = values.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        weights: np.ndarray = values.fill_null(float("nan")).to_numpy()
         return weights
 
-    def _rows_with_nulls(
-        self, ids: pa.Array, start: int, out: np.ndarray, counters: Counter[str]
-    ) -> np.ndarray | None:
+    def _encode(self, ids: pa.Array, out: np.ndarray, counters: Counter[str]) -> np.ndarray | None:
         """Writes the rows of ``ids`` into ``out``; returns the mask of nulls, if there are any."""
-        nulls = None
-        if _has_nulls(ids):
-            nulls = _nulls_of(ids)
-            counters[f"{self.name}/missing"] += int(np.count_nonzero(nulls))
-        if pa.types.is_dictionary(ids.type):
-            unknown = self._rows_of_dictionary(ids, nulls, out)
-        elif pa.types.is_integer(ids.type):
-            unknown = self._rows_of_integers(ids, nulls, start, out)
-        else:
-            hashes = hash_strings(ids)
-            if isinstance(self.lookup, HashLookup):
-                unknown = self.lookup.rows_of_hashed(hashes, out)
+        if not _has_nulls(ids):
+            if pa.types.is_integer(ids.type):
+                self.encode_keys(ids.to_numpy(), out, counters)
             else:
-                unknown = self.lookup.rows_of(hashes.view(np.int64), out)
-                if nulls is not None:
-                    unknown -= int(np.count_nonzero(out[nulls] == 1))
-        if unknown:
-            counters[f"{self.name}/unknown_ids"] += unknown
+                self._count_unknown(self._strings.rows_of(ids, out), counters)
+            return None
+        nulls = _nulls_of(ids)
+        counters[f"{self.name}/missing"] += int(np.count_nonzero(nulls))
+        if pa.types.is_integer(ids.type):
+            known = np.flatnonzero(~nulls)
+            rows = np.empty(known.size, np.int64)
+            try:
+                self.encode_keys(ids.drop_null().to_numpy(), rows, counters)
+            except BadValueError as fault:
+                raise BadValueError(fault.column, int(known[fault.row]), fault.problem) from None
+            out[known] = rows
+            return nulls
+        if self._strings.rows_of(ids, out):
+            unknown = (out == UNKNOWN_ROW) & ~nulls
+            self._count_unknown(int(np.count_nonzero(unknown)), counters)
         return nulls
 
-    def _rows_of_integers(
-        self, ids: pa.Array, nulls: np.ndarray | None, start: int, out: np.ndarray
-    ) -> int:
-        keys = (ids if nulls is None else ids.fill_null(0)).to_numpy()
-        if isinstance(self.lookup, IdentityLookup):
-            outside = self.lookup.first_outside(keys)
-            if outside is not None:
-                raise BadValueError(
-                    self.name,
-                    start + outside,
-                    f"id {keys[outside]} is outside 0 … {self.lookup.table_rows - 1}; raise "
-                    "`rows` of this feature or use encoder hash or vocabulary",
-                )
-        unknown = self.lookup.rows_of(keys, out)
-        if nulls is not None and unknown:
-            unknown -= int(np.count_nonzero(out[nulls] == 1))
-        return unknown
+    def _count_unknown(self, unknown: int, counters: Counter[str]) -> None:
+        if unknown:
+            counters[f"{self.name}/unknown_ids"] += unknown
 
-    def _rows_of_dictionary(
-        self, ids: pa.DictionaryArray, nulls: np.ndarray | None, out: np.ndarray
-    ) -> int:
-        """Looks every distinct string up once."""
-        rows = np.empty(len(ids.dictionary), np.int64)
+
+class _DictionaryRows:
+    """Rows of strings: each distinct one of a dictionary is hashed and looked up once."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._last: tuple[pa.Array, np.ndarray, int] | None = None
+
+    def rows_of(self, strings: pa.Array, out: np.ndarray) -> int:
+        """Writes the row of every string; returns how many are unknown, nulls perhaps among them."""
+        if not pa.types.is_dictionary(strings.type):
+            return self._look_up(strings, out)
+        rows, unknown = self._dictionary_rows(strings.dictionary)
+        indices = strings.indices
+        if indices.null_count:
+            indices = indices.fill_null(0)
         if not rows.size:
             out[:] = MISSING_ROW
             return 0
-        hashes = hash_strings(ids.dictionary)
-        if isinstance(self.lookup, HashLookup):
-            self.lookup.rows_of_hashed(hashes, rows)
-            unknown_rows = 0
-        else:
-            unknown_rows = self.lookup.rows_of(hashes.view(np.int64), rows)
-        indices = ids.indices
-        positions = (indices.fill_null(0) if indices.null_count else indices).to_numpy()
-        rows.take(positions.astype(np.int64, copy=False), out=out, mode="wrap")
-        if not unknown_rows:
-            return 0
-        unknown = out == 1
-        if nulls is not None:
-            unknown &= ~nulls
-        return int(np.count_nonzero(unknown))
+        rows.take(indices.to_numpy(), out=out, mode="clip")
+        return int(np.count_nonzero(out == UNKNOWN_ROW)) if unknown else 0
+
+    def _dictionary_rows(self, dictionary: pa.Array) -> tuple[np.ndarray, int]:
+        # A row group read in pieces repeats its dictionary with every piece.
+        last = self._last
+        if last is None or not last[0].equals(dictionary):
+            rows = np.empty(len(dictionary), np.int64)
+            last = (dictionary, rows, self._look_up(dictionary, rows))
+            self._last = last
+        return last[1], last[2]
+
+    def _look_up(self, strings: pa.Array, out: np.ndarray) -> int:
+        hashes = hash_strings(strings)
+        if isinstance(self._lookup, HashLookup):
+            return self._lookup.rows_of_hashed(hashes, out)
+        return self._lookup.rows_of(hashes.view(np.int64), out)
 
 
 def _has_nulls(ids: pa.Array) -> bool:

@@ -14,6 +14,7 @@ _TYPES = {
     "uint8": pa.int64(),
     "uint16": pa.int64(),
     "uint32": pa.int64(),
+    "uint64": pa.int64(),
     "bool": pa.int64(),
     "string": pa.string(),
     "large_string": pa.string(),
@@ -38,13 +39,41 @@ def value_type(manifest_type: str) -> pa.DataType | None:
     return _TYPES.get(text)
 
 
-def chunks_of(batch: pa.RecordBatch | pa.Table, name: str) -> list[pa.Array]:
-    """The arrays a column consists of. Raises BadColumnError if it is absent."""
+def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column by name. Raises BadColumnError if it is absent."""
     position = batch.schema.get_field_index(name)
     if position < 0:
         raise BadColumnError(name, "absent from these rows; add it (null where it is not known)")
-    column = batch.column(position)
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return batch.column(position)
+
+
+def one_batch(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
+    """The rows of a table as one batch: columns without chunks."""
+    if isinstance(rows, pa.RecordBatch):
+        return rows
+    arrays = [
+        column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        for column in rows.columns
+    ]
+    arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
+    return pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
+
+
+def matrix_of(
+    batch: pa.RecordBatch, names: tuple[str, ...], kind: pa.DataType
+) -> np.ndarray | None:
+    """Columns of one type as a writable matrix (columns, rows), copied by Arrow in one go.
+
+    None where a column is of another type or has nulls; such columns go one by one.
+    """
+    positions = [batch.schema.get_field_index(name) for name in names]
+    if not names or min(positions) < 0:
+        return None
+    for position in positions:
+        column = batch.column(position)
+        if column.type != kind or column.null_count:
+            return None
+    return batch.select(positions).to_tensor(row_major=False).to_numpy().T
 
 
 def as_values(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
@@ -69,15 +98,16 @@ def as_lists(array: pa.Array, wanted: pa.DataType, name: str) -> tuple[pa.Array,
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         raise BadColumnError(name, f"holds {array.type}, where lists of {wanted} are expected")
     offsets_B1 = array.offsets.to_numpy().astype(np.int64)
-    if array.null_count and bool(
-        (np.diff(offsets_B1)[array.is_null().to_numpy(zero_copy_only=False)] > 0).any()
-    ):
+    if array.null_count and (np.diff(offsets_B1)[null_mask(array)] > 0).any():
         # A null list may still span values: let Arrow rebuild the array without them.
         array = array.take(pa.array(np.arange(len(array))))
         offsets_B1 = array.offsets.to_numpy().astype(np.int64)
     first, last = int(offsets_B1[0]), int(offsets_B1[-1])
+    # .values ignores the slice the array may be.
     values = as_values(array.values.slice(first, last - first), wanted, name)
-    return values, offsets_B1 - first
+    if first:
+        offsets_B1 -= first
+    return values, offsets_B1
 
 
 def null_mask(array: pa.Array) -> np.ndarray:

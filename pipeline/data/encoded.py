@@ -1,4 +1,4 @@
-"""Rows after the feature transforms: plain NumPy, by column, cheap to permute and to slice.
+"""Rows after the feature transforms: plain NumPy, cheap to permute and to slice.
 
 Legend: B rows, F single-valued features, N numeric columns, T tasks.
 """
@@ -44,48 +44,52 @@ class EncodedFeatures:
     """Encoded features of B rows.
 
     Attributes:
-        ids_FB: int64 rows of the single-valued features' tables; -1 where there is none.
+        ids_FB: int64 rows of the single-valued features' tables, feature by feature; -1 where
+            there is none.
         has_absent: whether any of ``ids_FB`` is -1.
         ragged: multi-valued features, in config order.
-        dense_NB: float32 numeric columns, in the order of ``FeatureTransforms.dense_names``.
+        dense_BN: float32 numeric columns, in the order of ``FeatureTransforms.dense_names``.
     """
 
     ids_FB: np.ndarray
     has_absent: bool
     ragged: tuple[Ragged, ...]
-    dense_NB: np.ndarray
+    dense_BN: np.ndarray
 
     @property
     def rows(self) -> int:
-        return self.ids_FB.shape[1]
+        return self.dense_BN.shape[0]
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Encoded features and targets of B rows.
+    """Encoded features and targets of B rows: float32 labels_BT and weights_BT."""
 
-    Attributes:
-        floats_CB: float32 columns: numeric ones, then labels, then the tasks' row weights
-            (C = N + 2T).
-    """
-
-    ids_FB: np.ndarray
-    has_absent: bool
-    ragged: tuple[Ragged, ...]
-    floats_CB: np.ndarray
+    features: EncodedFeatures
+    labels_BT: np.ndarray
+    weights_BT: np.ndarray
 
     @property
     def rows(self) -> int:
-        return self.floats_CB.shape[1]
+        return self.labels_BT.shape[0]
 
-    def take(self, index_B: np.ndarray) -> "EncodedRows":
-        """The rows of ``index_B``, in its order."""
-        return EncodedRows(
-            _take_columns(self.ids_FB, index_B),
-            self.has_absent,
-            tuple(feature.take(index_B) for feature in self.ragged),
-            _take_columns(self.floats_CB, index_B),
-        )
+
+def gather_rows(pieces: Sequence[EncodedRows], index_B: np.ndarray) -> EncodedRows:
+    """The rows of ``index_B``, in its order, of the pieces laid end to end."""
+    features = [piece.features for piece in pieces]
+    ragged = [
+        concatenate_ragged(parts) for parts in zip(*(f.ragged for f in features), strict=True)
+    ]
+    return EncodedRows(
+        EncodedFeatures(
+            _take_columns([f.ids_FB for f in features], index_B),
+            any(f.has_absent for f in features),
+            tuple(feature.take(index_B) for feature in ragged),
+            _take_rows([f.dense_BN for f in features], index_B),
+        ),
+        _take_rows([piece.labels_BT for piece in pieces], index_B),
+        _take_rows([piece.weights_BT for piece in pieces], index_B),
+    )
 
 
 def offsets_of(lengths_B: np.ndarray) -> np.ndarray:
@@ -106,10 +110,18 @@ def concatenate_ragged(parts: Sequence[Ragged]) -> Ragged:
     return Ragged(np.concatenate([part.values for part in parts]), offsets_of(lengths_B), weights)
 
 
-def _take_columns(matrix_CB: np.ndarray, index_B: np.ndarray) -> np.ndarray:
+def _take_columns(matrices_FB: Sequence[np.ndarray], index_B: np.ndarray) -> np.ndarray:
     # Column by column: one column of a block fits the second-level cache, all of them do not.
-    taken_CB = np.empty((matrix_CB.shape[0], index_B.size), matrix_CB.dtype)
-    for column, taken in zip(matrix_CB, taken_CB, strict=True):
-        # "wrap" skips the bounds check's extra buffer; the index is a permutation.
-        column.take(index_B, out=taken, mode="wrap")
-    return taken_CB
+    taken_FB = np.empty((matrices_FB[0].shape[0], index_B.size), np.int64)
+    for column, taken_B in enumerate(taken_FB):
+        parts = [matrix_FB[column] for matrix_FB in matrices_FB]
+        whole_B = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        # "clip" skips the bounds check's extra buffer; the index is a permutation.
+        whole_B.take(index_B, out=taken_B, mode="clip")
+    return taken_FB
+
+
+def _take_rows(matrices_BX: Sequence[np.ndarray], index_B: np.ndarray) -> np.ndarray:
+    whole_BX = matrices_BX[0] if len(matrices_BX) == 1 else np.concatenate(matrices_BX)
+    taken_BX: np.ndarray = whole_BX.take(index_B, axis=0)
+    return taken_BX

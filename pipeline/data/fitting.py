@@ -178,15 +178,18 @@ def _fit_numeric(
 
 
 def _edges(quantiles: list[float] | None, buckets: int) -> np.ndarray:
-    """Inner edges of equally filled buckets; fewer where many rows share a value."""
+    """Inner edges of at most ``buckets`` buckets, spread evenly over the distinct quantiles.
+
+    Where every row has a value of its own that fills buckets equally. Where most rows share one
+    value (gains that are zero for 96 of 100) it does not spend all edges on that value: the few
+    rows that say something get buckets too.
+    """
     if not quantiles:
         return np.empty(0, np.float64)
-    grid = np.asarray(quantiles, np.float64)
-    steps = grid.size - 1
-    positions = (np.arange(1, buckets) * steps + buckets // 2) // buckets
-    edges = np.unique(grid[positions])
-    # An edge at the minimum would leave the bucket below it empty.
-    return edges[edges > grid[0]]
+    values = np.unique(np.asarray(quantiles, np.float64))
+    count = min(buckets, values.size)
+    positions = (np.arange(1, count) * values.size + count // 2) // count
+    return values[positions]
 
 
 def _load_statistics(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,6 @@ from pipeline.data.stream import RowEncoder, stream_rows
 from pipeline.data.targets import TargetEncoder
 from pipeline.data.transforms import FeatureTransforms
 
-# Rows of one stream encoded at a time where nothing is shuffled.
-_CHUNK_ROWS = 16_384
-
 
 class BatchLoader:
     """One worker's part of the global batches of a split.
@@ -178,7 +175,6 @@ class BatchLoader:
                         reader,
                         self._encoder,
                         first * self._rows_each,
-                        _CHUNK_ROWS,
                     )
                 )
                 for stream in self._streams

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.data.columns import as_values, chunks_of, numbers
+from pipeline.data.columns import as_values, column_of, numbers
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -22,7 +22,7 @@ class NumericEncoder:
     Attributes:
         name: column.
         type: Arrow type it is computed in, float32 or float64.
-        value: whether the scaled value is a column of dense_NB.
+        value: whether the scaled value is a column of dense_BN.
         flag: whether a missing flag follows it (train had missing values).
         log1p: whether t is the logarithm.
         shift, factor, clip: scaling; clip None = no limit.
@@ -52,60 +52,56 @@ class NumericEncoder:
 
     def encode(
         self,
-        batch: pa.RecordBatch | pa.Table,
-        dense_NB: np.ndarray,
+        batch: pa.RecordBatch,
+        dense_BN: np.ndarray,
         bucket_B: np.ndarray | None,
         counters: Counter[str],
     ) -> None:
-        """Fills this feature's rows of dense_NB (value, then flag) and its bucket column."""
-        start = 0
-        for chunk in chunks_of(batch, self.name):
-            x = numbers(as_values(chunk, self.type, self.name))
-            span = slice(start, start + x.size)
-            missing = self._missing(x, counters)
-            if self.value:
-                self._scale(x, missing, dense_NB[0, span])
-            if self.flag and self.value:
-                dense_NB[1, span] = 0.0 if missing is None else missing
-            if bucket_B is not None:
-                assert self.edges is not None
-                rows = np.searchsorted(self.edges, x, side="right") + 1
-                if missing is not None:
-                    rows[missing] = 0
-                bucket_B[span] = rows
-            start += x.size
+        """Fills this feature's columns of dense_BN (value, then flag) and its bucket column."""
+        x_B = numbers(as_values(column_of(batch, self.name), self.type, self.name))
+        missing_B = self._missing(x_B, counters)
+        if self.value:
+            dense_BN[:, 0] = self._scaled(x_B, missing_B)
+            if self.flag:
+                dense_BN[:, 1] = 0.0 if missing_B is None else missing_B
+        if bucket_B is not None:
+            assert self.edges is not None
+            np.add(np.searchsorted(self.edges, x_B, side="right"), 1, out=bucket_B)
+            if missing_B is not None:
+                bucket_B[missing_B] = 0
 
-    def _missing(self, x: np.ndarray, counters: Counter[str]) -> np.ndarray | None:
+    def _missing(self, x_B: np.ndarray, counters: Counter[str]) -> np.ndarray | None:
         # One pass decides the common case: a sum is finite only if every term is.
         with np.errstate(over="ignore", invalid="ignore"):
-            if not x.size or np.isfinite(np.add.reduce(x)):
+            if np.isfinite(np.add.reduce(x_B)):
                 return None
-        missing = ~np.isfinite(x)
-        count = int(np.count_nonzero(missing))
+        missing_B = ~np.isfinite(x_B)
+        count = int(np.count_nonzero(missing_B))
         if not count:
             return None
-        infinite = int(np.count_nonzero(np.isinf(x)))
+        infinite = int(np.count_nonzero(np.isinf(x_B)))
         if infinite:
             counters[f"{self.name}/infinite"] += infinite
         counters[f"{self.name}/missing"] += count
         if self.value and not self.flag:
             counters[f"{self.name}/missing_without_flag"] += count
-        return missing
+        return missing_B
 
-    def _scale(self, x: np.ndarray, missing: np.ndarray | None, out: np.ndarray) -> None:
+    def _scaled(self, x_B: np.ndarray, missing_B: np.ndarray | None) -> np.ndarray:
         if self.log1p:
-            logs = np.abs(x)
-            np.log1p(logs, out=logs)
-            x = np.copysign(logs, x, out=logs)
-        number = x.dtype.type
-        if x.dtype == np.float32:
-            np.subtract(x, number(self.shift), out=out)
-            np.multiply(out, number(self.factor), out=out)
+            logs_B = np.abs(x_B)
+            np.log1p(logs_B, out=logs_B)
+            x_B = np.copysign(logs_B, x_B, out=logs_B)
+        if x_B.dtype == np.float32:
+            scaled_B = np.subtract(x_B, np.float32(self.shift))
+            np.multiply(scaled_B, np.float32(self.factor), out=scaled_B)
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 # The limit keeps a huge double from becoming infinite in float32.
-                out[:] = np.clip((x - self.shift) * self.factor, -_FLOAT32_MAX, _FLOAT32_MAX)
-        if missing is not None:
-            out[missing] = 0.0
+                wide_B = np.clip((x_B - self.shift) * self.factor, -_FLOAT32_MAX, _FLOAT32_MAX)
+                scaled_B = wide_B.astype(np.float32)
+        if missing_B is not None:
+            scaled_B[missing_B] = 0.0
         if self.clip is not None:
-            np.clip(out, np.float32(-self.clip), np.float32(self.clip), out=out)
+            np.clip(scaled_B, np.float32(-self.clip), np.float32(self.clip), out=scaled_B)
+        return scaled_B

@@ -92,10 +92,8 @@ class StreamPlan:
     def rows(self) -> int:
         return int(self.unit_at[-1])
 
-    def permutation(self, block: int) -> np.ndarray | None:
-        """Order in which the rows of a block come out; None = as they are."""
-        if not self.shuffled:
-            return None
+    def permutation(self, block: int) -> np.ndarray:
+        """Order in which the rows of a block come out."""
         rows = int(self.block_at[block + 1] - self.block_at[block])
         return seeded_permutation(rows, derive_key(self.key, block))
 
@@ -178,7 +176,15 @@ def seeded_permutation(n: int, key: int) -> np.ndarray:
 
     Spelled out rather than left to a random number library, whose streams may change by version.
     """
-    return np.argsort(mix(np.arange(n, dtype=np.uint64) + np.uint64(key)), kind="stable")
+    # The low bits of each hash give way to i: sorting the words sorts the indices along.
+    index = np.arange(n, dtype=np.uint64)
+    low_bits = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)
+    words = mix(index + np.uint64(key))
+    words &= ~low_bits
+    words |= index
+    words.sort()
+    words &= low_bits
+    return words.view(np.int64)
 
 
 _MASK = (1 << 64) - 1

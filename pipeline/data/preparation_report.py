@@ -1,6 +1,7 @@
 """What jobs.prepare shows: progress while rows stream, then a table of splits and columns."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,32 +17,37 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class RowProgress:
-    """A bar on a terminal, a plain line now and then elsewhere."""
+    """A bar on a terminal, a plain line now and then elsewhere.
 
-    def __init__(self, rows: int | None) -> None:
-        self._total = rows
+    Args:
+        share: tells how much of the source has been read, 0 … 1.
+    """
+
+    def __init__(self, share: Callable[[], float]) -> None:
+        self._share = share
         self._rows = 0
         self._started = self._last_line = time.perf_counter()
         self._bar = Progress(
-            TextColumn("{task.completed:,.0f} rows"),
+            TextColumn("{task.fields[rows]:,} rows"),
             BarColumn(),
-            TextColumn("{task.fields[rate]:,.0f} rows/s"),
+            TextColumn("{task.percentage:.0f} %, {task.fields[rate]:,.0f} rows/s, left"),
             TimeRemainingColumn(),
             transient=True,
             disable=not Console().is_terminal,
         )
-        self._task = self._bar.add_task("rows", total=rows, rate=0.0)
+        self._task = self._bar.add_task("rows", total=1.0, rows=0, rate=0.0)
 
     def advance(self, rows: int) -> None:
+        """Hears of `rows` more rows."""
         self._rows += rows
         now = time.perf_counter()
         rate = self._rows / max(now - self._started, 1e-9)
+        share = self._share()
         if not self._bar.disable:
-            self._bar.update(self._task, advance=rows, rate=rate)
+            self._bar.update(self._task, completed=share, rows=self._rows, rate=rate)
         elif now - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            share = f" of {self._total:,}" if self._total else ""
-            print(f"{self._rows:,}{share} rows, {rate:,.0f} rows/s", flush=True)
+            print(f"{self._rows:,} rows, {share:.0%} read, {rate:,.0f} rows/s", flush=True)
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -8,14 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.data.columns import one_batch
 from pipeline.data.manifest import DatasetError
 from pipeline.data.plan import SplitIndex
 
-# Rows decoded at a time. Row groups up to this size are decoded whole, larger ones in slices,
-# several small ones of a file together.
-READ_ROWS = 65_536
+# Rows decoded at a time, where the row groups allow it: small row groups of a file are decoded
+# together, large ones in slices.
+READ_ROWS = 16_384
 _OPEN_FILES = 16
-# Compressed bytes fetched at a time for one column of a row group that is read in slices.
+# Compressed bytes fetched at a time for one column of a huge row group.
+_HUGE_GROUP = 1 << 18
 _SLICE_BUFFER = 1 << 20
 
 
@@ -23,15 +25,15 @@ _SLICE_BUFFER = 1 << 20
 class Piece:
     """Decoded rows; the first one is row ``first`` of the split in file order."""
 
-    table: pa.Table | pa.RecordBatch
+    batch: pa.RecordBatch
     first: int
 
     @property
     def rows(self) -> int:
-        return int(self.table.num_rows)
+        return int(self.batch.num_rows)
 
     def slice(self, start: int, rows: int) -> "Piece":
-        return Piece(self.table.slice(start, rows), self.first + start)
+        return Piece(self.batch.slice(start, rows), self.first + start)
 
 
 class ShardReader:
@@ -73,66 +75,59 @@ class ShardReader:
         index = self._index
         while first < stop:
             group = index.group_of(first)
-            start, end = int(index.group_start[group]), int(index.group_start[group + 1])
-            shard = int(index.group_shard[group])
-            if end - start > READ_ROWS:
-                until = min(stop, end)
-                yield from self._read_slices(shard, group, first, until)
-                first = until
-                continue
-            last = self._last_group(group, stop)
-            end = int(index.group_start[last + 1])
-            numbers = index.group_number[group : last + 1].tolist()
-            table = self._read_groups(shard, numbers)
-            self._counters["rows_decoded_in_vain"] += first - start + max(end - stop, 0)
+            last = self._last_together(group, stop)
+            begin, end = int(index.group_start[group]), int(index.group_start[last + 1])
             until = min(stop, end)
-            yield Piece(table.slice(first - start, until - first), first)
+            if last > group or end - begin <= READ_ROWS:
+                pieces = self._together(group, last)
+            else:
+                pieces = self._slices(group)
+            row = begin
+            for batch in pieces:
+                low, high = max(row, first), min(row + batch.num_rows, until)
+                self._counters["rows_decoded_in_vain"] += batch.num_rows - max(high - low, 0)
+                if low < high:
+                    yield Piece(batch.slice(low - row, high - low), low)
+                row += batch.num_rows
+                if row >= until:
+                    break
             first = until
 
-    def _last_group(self, group: int, stop: int) -> int:
-        """The last of the row groups that are decoded together with ``group``."""
+    def _last_together(self, group: int, stop: int) -> int:
+        """The last of the small row groups that are decoded together with ``group``."""
         index = self._index
-        start = index.group_start[group]
+        limit = index.group_start[group] + READ_ROWS
         last = group
         while (
             last + 1 < index.group_shard.size
             and index.group_shard[last + 1] == index.group_shard[group]
-            and index.group_start[last + 1] < stop
-            and index.group_start[last + 2] - start <= READ_ROWS
+            and index.group_start[last + 2] <= min(limit, stop)
         ):
             last += 1
         return last
 
-    def _read_groups(self, shard: int, numbers: list[int]) -> pa.Table:
+    def _together(self, group: int, last: int) -> Iterator[pa.RecordBatch]:
+        shard = int(self._index.group_shard[group])
+        numbers = self._index.group_number[group : last + 1].tolist()
         file = self._file(shard)
         try:
-            return file.read_row_groups(numbers, columns=self._columns, use_threads=False)
+            yield one_batch(file.read_row_groups(numbers, self._columns, use_threads=False))
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(shard, numbers, error) from error
 
-    def _read_slices(self, shard: int, group: int, first: int, stop: int) -> Iterator[Piece]:
+    def _slices(self, group: int) -> Iterator[pa.RecordBatch]:
+        shard = int(self._index.group_shard[group])
         number = int(self._index.group_number[group])
-        row = int(self._index.group_start[group])
-        self._counters["rows_decoded_in_vain"] += first - row
+        rows = self._index.group_start[group + 1] - self._index.group_start[group]
+        file = self._file(shard, huge=bool(rows > _HUGE_GROUP))
         try:
-            batches = self._file(shard, sliced=True).iter_batches(
-                READ_ROWS, row_groups=[number], columns=self._columns, use_threads=False
-            )
-            for batch in batches:
-                begin, end = row, row + batch.num_rows
-                row = end
-                if end <= first:
-                    continue
-                low, high = max(begin, first), min(end, stop)
-                yield Piece(batch.slice(low - begin, high - low), low)
-                if end >= stop:
-                    return
+            yield from file.iter_batches(READ_ROWS, [number], self._columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(shard, [number], error) from error
 
-    def _file(self, shard: int, sliced: bool = False) -> pq.ParquetFile:
-        # A file read in slices is opened for them alone: its buffers are sized for that.
-        if not sliced and shard in self._open:
+    def _file(self, shard: int, huge: bool = False) -> pq.ParquetFile:
+        # For a huge row group a file is opened anew: it must not be held whole, even compressed.
+        if not huge and shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         path = self._folder / self._index.paths[shard]
@@ -140,7 +135,7 @@ class ShardReader:
             file = pq.ParquetFile(
                 path,
                 read_dictionary=self._string_columns,
-                buffer_size=_SLICE_BUFFER if sliced else 0,
+                buffer_size=_SLICE_BUFFER if huge else 0,
                 pre_buffer=False,
             )
         except (OSError, pa.ArrowException) as error:
@@ -148,7 +143,7 @@ class ShardReader:
                 f"{path}: cannot open this shard ({error}); restore it or prepare the dataset again"
             ) from error
         self._check(path, shard, file)
-        if sliced:
+        if huge:
             return file
         self._open[shard] = file
         if len(self._open) > _OPEN_FILES:

@@ -34,7 +34,7 @@ def starter_experiment(
     """
     weights = {c.weight_of: c.name for c in manifest.columns if c.weight_of is not None}
     categorical = [
-        _categorical(c, statistics["categorical"][c.name], weights.get(c.name))
+        categorical_feature(c, statistics["categorical"][c.name], weights.get(c.name))
         for c in manifest.columns
         if c.role == "categorical"
     ]
@@ -75,7 +75,10 @@ def write_starter(tree: dict[str, Any], dataset: str | Path) -> Path:
     return path
 
 
-def _categorical(column: Column, seen: dict[str, Any], weights: str | None) -> dict[str, Any]:
+def categorical_feature(
+    column: Column, seen: dict[str, Any], weights: str | None
+) -> dict[str, Any]:
+    """Encoder, weights and pooling of one column, from its statistics."""
     feature: dict[str, Any] = {"name": column.name}
     if seen["vocabulary"] is None or seen["distinct"] > LARGEST_VOCABULARY:
         # Twice as many rows as ids: about one id in five shares its row with another.

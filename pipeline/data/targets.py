@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config.features import TaskConfig
-from pipeline.data.columns import as_values, chunks_of, numbers
+from pipeline.data.columns import as_values, column_of, numbers
 from pipeline.data.faults import BadValueError
 
 
 @dataclass(frozen=True)
 class TargetEncoder:
-    """Label, space and weight columns → labels_TB and weights_TB.
+    """Label, space and weight columns → labels_BT and weights_BT.
 
     The weight of row b for task t is its sample weight where the row is in the task's sample
     space, else 0; its label there is 0 too, whatever the column holds.
@@ -38,41 +38,35 @@ class TargetEncoder:
             names.append(self.sample_weight)
         return tuple(dict.fromkeys(names))
 
-    def encode(
-        self, batch: pa.RecordBatch | pa.Table, labels_TB: np.ndarray, weights_TB: np.ndarray
-    ) -> None:
-        """Fills float32 ``labels_TB`` and ``weights_TB``; raises BadValueError on a bad value."""
-        rows = labels_TB.shape[1]
-        read: dict[str, np.ndarray] = {}
-        for name in self.columns:
-            read[name] = _float_column(batch, name, rows)
-        sample_weight_B = None
+    def encode(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+        """float32 (labels_BT, weights_BT). Raises BadValueError on a bad value."""
+        labels_BT = np.empty((batch.num_rows, len(self.tasks)), np.float32)
+        weights_BT = np.empty_like(labels_BT)
+        read = {
+            name: numbers(as_values(column_of(batch, name), pa.float32(), name))
+            for name in self.columns
+        }
+        sample_weight_B: np.ndarray | float = 1.0
         if self.sample_weight is not None:
             sample_weight_B = read[self.sample_weight]
             _check_weights(self.sample_weight, sample_weight_B)
-        for task, labels_B, weights_B in zip(self.tasks, labels_TB, weights_TB, strict=True):
+        for position, task in enumerate(self.tasks):
             outside_B = None
             if task.space is not None:
                 space_B = read[task.space]
                 _check_binary(task.space, space_B, None, "a sample space")
                 outside_B = space_B == 0.0
-            column_B = read[task.label_column]
+            label_B = read[task.label_column]
             if task.loss == "binary_cross_entropy":
-                _check_binary(task.label_column, column_B, outside_B, f"task {task.name!r}")
+                _check_binary(task.label_column, label_B, outside_B, f"task {task.name!r}")
             else:
-                _check_finite(task.label_column, column_B, outside_B, task.name)
-            labels_B[:] = column_B
-            weights_B[:] = 1.0 if sample_weight_B is None else sample_weight_B
+                _check_finite(task.label_column, label_B, outside_B, task.name)
+            labels_BT[:, position] = label_B
+            weights_BT[:, position] = sample_weight_B
             if outside_B is not None:
-                labels_B[outside_B] = 0.0
-                weights_B[outside_B] = 0.0
-
-
-def _float_column(batch: pa.RecordBatch | pa.Table, name: str, rows: int) -> np.ndarray:
-    parts = [numbers(as_values(chunk, pa.float32(), name)) for chunk in chunks_of(batch, name)]
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(rows, np.float32)
+                labels_BT[outside_B, position] = 0.0
+                weights_BT[outside_B, position] = 0.0
+        return labels_BT, weights_BT
 
 
 def _check_binary(name: str, values_B: np.ndarray, outside_B: np.ndarray | None, of: str) -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.features import FeaturesConfig
 from pipeline.data.categorical import CategoricalEncoder
+from pipeline.data.columns import matrix_of, one_batch
 from pipeline.data.encoded import EncodedFeatures
 from pipeline.data.lookup import HashLookup, IdentityLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import DatasetError
@@ -67,6 +68,9 @@ class FeatureTransforms:
         self._single = tuple(encoder for encoder in categorical if not encoder.is_list)
         self._lists = tuple(encoder for encoder in categorical if encoder.is_list)
         self._buckets = tuple(encoder for encoder in numeric if encoder.edges is not None)
+        integers = [encoder for encoder in self._single if pa.types.is_integer(encoder.type)]
+        self._integers = tuple(encoder.name for encoder in integers)
+        self._others = len(integers) < len(self._single)
 
     @staticmethod
     def fit(features: FeaturesConfig, dataset_folder: str | Path) -> "FeatureTransforms":
@@ -96,46 +100,52 @@ class FeatureTransforms:
         return tuple(e.name for e in self._single if not pa.types.is_integer(e.type))
 
     def encode(
-        self, batch: pa.RecordBatch | pa.Table, counters: Counter[str] | None = None
+        self, rows: pa.RecordBatch | pa.Table, counters: Counter[str] | None = None
     ) -> EncodedFeatures:
         """Encodes raw rows; other columns than :attr:`columns` are ignored.
 
         Args:
-            batch: B rows, with columns of the fitted types or types that cast to them.
+            rows: B rows, with columns of the fitted types or types that cast to them.
             counters: counts what is missing, unknown or dropped; absent = :attr:`counters`.
 
         Raises:
             DatasetError: a column is absent or does not convert, or a value cannot be used.
         """
         counters = self.counters if counters is None else counters
-        B = batch.num_rows
-        ids_FB = np.empty((len(self._single) + len(self._buckets), B), np.int64)
-        dense_NB = np.empty((len(self.dense_names), B), np.float32)
-        has_absent, ragged = self.encode_into(batch, ids_FB, dense_NB, counters)
-        return EncodedFeatures(ids_FB, has_absent, ragged, dense_NB)
-
-    def encode_into(
-        self,
-        batch: pa.RecordBatch | pa.Table,
-        ids_FB: np.ndarray,
-        dense_NB: np.ndarray,
-        counters: Counter[str],
-    ) -> tuple[bool, tuple[Any, ...]]:
-        """:meth:`encode` into given arrays; returns (has_absent, ragged)."""
-        has_absent = False
-        for encoder, out_B in zip(self._single, ids_FB, strict=False):
-            has_absent |= encoder.encode_single(batch, out_B, counters)
+        batch = one_batch(rows)
+        ids_FB, has_absent = self._encode_single(batch, counters)
         ragged = tuple(encoder.encode_lists(batch, counters) for encoder in self._lists)
+        dense_BN = np.empty((batch.num_rows, len(self.dense_names)), np.float32)
         dense, bucket = 0, len(self._single)
-        for number in self.numeric:
+        for encoder in self.numeric:
             bucket_B = None
-            if number.edges is not None:
+            if encoder.edges is not None:
                 bucket_B = ids_FB[bucket]
                 bucket += 1
-            width = len(number.dense_names)
-            number.encode(batch, dense_NB[dense : dense + width], bucket_B, counters)
+            width = len(encoder.dense_names)
+            encoder.encode(batch, dense_BN[:, dense : dense + width], bucket_B, counters)
             dense += width
-        return has_absent, ragged
+        return EncodedFeatures(ids_FB, has_absent, ragged, dense_BN)
+
+    def _encode_single(
+        self, batch: pa.RecordBatch, counters: Counter[str]
+    ) -> tuple[np.ndarray, bool]:
+        """ids_FB with the rows of the single-valued features filled, the buckets' still open."""
+        keys_FB = matrix_of(batch, self._integers, pa.int64())
+        if keys_FB is not None and not self._others and not self._buckets:
+            # Integers throughout: looked up in place.
+            for encoder, keys_B in zip(self._single, keys_FB, strict=True):
+                encoder.encode_keys(keys_B, keys_B, counters)
+            return keys_FB, False
+        ids_FB = np.empty((len(self._single) + len(self._buckets), batch.num_rows), np.int64)
+        keys = {} if keys_FB is None else dict(zip(self._integers, keys_FB, strict=True))
+        has_absent = False
+        for encoder, out_B in zip(self._single, ids_FB, strict=False):
+            if encoder.name in keys:
+                encoder.encode_keys(keys[encoder.name], out_B, counters)
+            else:
+                has_absent |= encoder.encode_single(batch, out_B, counters)
+        return ids_FB, has_absent
 
     def save(self, folder: str | Path) -> None:
         """Writes ``transforms.json`` and ``vocabularies/*.parquet`` into ``folder``."""

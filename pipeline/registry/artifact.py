@@ -1,6 +1,6 @@
 """From a trained ranker to a registered model version that scores raw rows."""
 
-import importlib.metadata
+import contextlib
 import json
 import shutil
 import tempfile
@@ -24,26 +24,9 @@ from pipeline.registry import scorer
 from pipeline.registry.columns import signature
 from pipeline.registry.model_card import model_card
 from pipeline.registry.names import logged_model_name, registered_name
+from pipeline.registry.served_code import copy_served_code, pinned_requirements
 from pipeline.registry.tracking import Tracker, evaluation_values, metric_points
 from pipeline.registry.uris import mask
-
-_ROOT = Path(__file__).parents[2]
-# What scoring imports; training code stays out of the artifact.
-_CODE = ("ple", "pipeline")
-_NOT_SERVED = ("cluster", "training", "recipes", "__pycache__")
-_REQUIREMENTS = (
-    "torch",
-    "torchrec",
-    "fbgemm-gpu-cpu",
-    "fbgemm-gpu",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "pydantic",
-    "pyyaml",
-    "safetensors",
-    "mlflow",
-)
 
 
 @dataclass(frozen=True)
@@ -130,30 +113,40 @@ def register_model(
         example: a few raw rows, stored as input example.
 
     Raises:
-        MlflowException: the store or the registry refused; the version is not created then.
+        TrackingError: the store or the registry refused; no version is created then.
     """
     trained = TrainedRanker(experiment, transforms, manifest, state, step)
-    client, run = tracker.client, tracker.run
     name, alias = registered_name(experiment), experiment.mlflow.alias
-    card = model_card(experiment, manifest, metrics, run.run_id)
+    card = model_card(experiment, manifest, metrics, tracker.run_id)
+    with tracker.errors(f"register a version of {name!r}"):
+        logged = _log_model(tracker, trained, card, example)
+        _log_model_metrics(tracker, logged.model_id, metrics, step)
+        version = _create_version(tracker, name, logged, card, manifest.digest)
+        tracker.client.set_registered_model_alias(name, alias, version)
+    tracker.log_text(card, "model_card.md")
+    return RegisteredVersion(f"models:/{name}/{version}", name, version, alias, logged.model_id)
+
+
+def _log_model(
+    tracker: Tracker, trained: TrainedRanker, card: str, example: pd.DataFrame
+) -> LoggedModel:
+    """Uploads the model and links it to the run; it ends READY, or FAILED after an error."""
+    client, run = tracker.client, tracker.run
+    name = logged_model_name(registered_name(trained.experiment))
     logged = client.create_logged_model(
-        run.experiment_id, logged_model_name(name), source_run_id=run.run_id, model_type="ranker"
+        run.experiment_id, name, source_run_id=run.run_id, model_type="ranker"
     )
     try:
-        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step)])
+        client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, trained.step)])
         with tempfile.TemporaryDirectory(prefix="ple-model-") as folder:
             identity = Model(model_id=logged.model_id, run_id=run.run_id)
             path = _save_pyfunc(Path(folder), identity, trained, card, example)
             client.log_model_artifacts(logged.model_id, str(path))
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     except BaseException:
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        with contextlib.suppress(MlflowException):
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
-    _log_model_metrics(tracker, logged.model_id, metrics, step)
-    tracker.log_text(card, "model_card.md")
-    version = _create_version(tracker, name, logged, card, manifest.digest)
-    client.set_registered_model_alias(name, alias, version)
-    return RegisteredVersion(f"models:/{name}/{version}", name, version, alias, logged.model_id)
+    return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
 
 def _save_pyfunc(
@@ -167,43 +160,34 @@ def _save_pyfunc(
         mlflow_model=identity,
         python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
         artifacts={scorer.BUNDLE_ARTIFACT: str(folder / scorer.BUNDLE_ARTIFACT)},
-        code_paths=_copy_code(folder / "code"),
+        code_paths=copy_served_code(folder / "code"),
         pip_requirements=pinned_requirements(),
         signature=signature(columns, trained.task_names),
-        input_example=example[[c.name for c in columns]],
+        input_example=_json_rows(example[[c.name for c in columns]]),
         metadata={
             "dataset_digest": trained.manifest.digest,
             "columns": {c.name: c.type for c in columns},
         },
     )
+    _remove_machine_paths(path, identity)
     (path / "model_card.md").write_text(card)
     for cache in path.rglob("__pycache__"):
         shutil.rmtree(cache)
     return path
 
 
-def _copy_code(folder: Path) -> list[str]:
-    """Copies the Python files scoring imports; MLflow puts them on the path of who loads."""
-
-    def unserved(directory: str, names: list[str]) -> list[str]:
-        files = [n for n in names if not (Path(directory) / n).is_dir() and not n.endswith(".py")]
-        return files + [n for n in names if n in _NOT_SERVED]
-
-    for package in _CODE:
-        shutil.copytree(_ROOT / package, folder / package, ignore=unserved)
-    return [str(folder / package) for package in _CODE]
+def _json_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` with None for what is missing: NaN is no JSON."""
+    return rows.astype(object).where(rows.notna(), None)
 
 
-def pinned_requirements() -> list[str]:
-    """What scoring needs, at the installed versions (without local labels such as ``+cpu``)."""
-    pins = []
-    for package in _REQUIREMENTS:
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # Of the two fbgemm builds one is installed.
-        pins.append(f"{package}=={version.partition('+')[0]}")
-    return pins
+def _remove_machine_paths(path: Path, identity: Model) -> None:
+    """MLflow notes where files lay on this machine; loading needs their names only."""
+    flavor = identity.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    identity.save(str(path / "MLmodel"))
 
 
 def _log_model_metrics(

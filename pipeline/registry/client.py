@@ -6,11 +6,10 @@ import tempfile
 import mlflow.artifacts
 import mlflow.pyfunc
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipeline.config import Experiment
-from pipeline.registry.uris import TrackingError, check_reachable, mask, tracking_uri
+from pipeline.registry.uris import TrackingError, check_reachable, mlflow_errors, tracking_uri
 
 
 def score_rows(experiment: Experiment, model_uri: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -41,15 +40,13 @@ def download_version(experiment: Experiment, model_uri: str, folder: str) -> str
     uri = tracking_uri(experiment)
     check_reachable(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    try:
+    with mlflow_errors(uri, f"give {model_uri}"):
         name, version = _resolve(client, model_uri)
         # MLflow resolves models:/… in its global store, so the location is asked for here.
         location = client.get_model_version_download_uri(name, version)
         path: str = mlflow.artifacts.download_artifacts(
             location, dst_path=folder, tracking_uri=uri, registry_uri=uri
         )
-    except MlflowException as error:
-        raise TrackingError(f"{model_uri} at {mask(uri)}: {mask(str(error))}") from error
     return path
 
 

@@ -99,9 +99,8 @@ class RowScorer:
     def _batch(self, rows: pa.Table) -> Batch:
         """The model's input as in training, without labels."""
         features = self._transforms.encode(rows)
-        encoded = EncodedRows(
-            features.ids_FB, features.has_absent, features.ragged, floats_CB=features.dense_NB
-        )
+        none_BT = np.empty((rows.num_rows, 0), np.float32)
+        encoded = EncodedRows(features, labels_BT=none_BT, weights_BT=none_BT)
         collate = Collator(self._transforms, tasks=0, batch_rows=rows.num_rows)
         return collate([Segment(encoded, 0, rows.num_rows, at=0)], cursor={})
 

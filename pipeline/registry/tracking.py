@@ -5,42 +5,38 @@ Metric keys: ``train/loss``, ``train/loss/TASK``, ``valid/TASK/auc``, ``test/TAS
 """
 
 import contextlib
-import getpass
-import json
 import logging
 import math
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from pydantic import BaseModel
 
 from pipeline.config import Experiment, resolved_yaml
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.metrics import Metrics, finite_values
 from pipeline.registry.names import check_names, metric_key
+from pipeline.registry.provenance import experiment_params, logged_dataset, run_tags
 from pipeline.registry.uris import (
     TrackingError,
     check_reachable,
     local_store,
     mask,
+    mlflow_errors,
     tracking_uri,
 )
 
-# Limits of MLflow's REST API: entries of one log_batch call, length of a parameter's value.
+# Limits of MLflow's REST API: entries of one log_batch call.
 _METRICS_PER_CALL = 1000
 _PARAMS_PER_CALL = 100
-_PARAM_LENGTH = 6000
-_DIGEST_LENGTH = 36
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -123,23 +119,17 @@ class Tracker:
         check_reachable(uri)
         folder = local_store(experiment)
         name = experiment.mlflow.experiment or experiment.name
-        try:
+        remedy = "check mlflow.tracking_uri, mlflow.experiment and rights"
+        with mlflow_errors(uri, f"open a run in experiment {name!r}", remedy), _quiet_migrations():
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                # The migrations of a new SQLite file log a page of lines of no use to anyone.
-                logging.getLogger("alembic").setLevel(logging.WARNING)
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment_id(client, name, folder)
-            tags = {**_run_tags(manifest), **experiment.mlflow.tags}
+            tags = {**run_tags(manifest), **experiment.mlflow.tags}
             run_name = run_name or f"{experiment.name} seed {experiment.train.seed}"
             created = client.create_run(experiment_id, tags=tags, run_name=run_name)
             tracker = cls(client, TrackedRun(uri, experiment_id, created.info.run_id))
             tracker._describe(experiment, manifest)
-        except (MlflowException, OSError) as error:
-            raise TrackingError(
-                f"MLflow at {mask(uri)} refused to open a run in experiment {name!r}: "
-                f"{mask(str(error))}; check mlflow.tracking_uri, mlflow.experiment and rights"
-            ) from error
         return tracker
 
     @property
@@ -157,24 +147,36 @@ class Tracker:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Writes one step's metrics at once; values that are not finite are left out."""
         finite = {k: v for k, v in values.items() if math.isfinite(v)}
-        write_points(self.client, self.run_id, metric_points(finite, step))
+        with self.errors(f"log metrics of step {step}"):
+            write_points(self.client, self.run_id, metric_points(finite, step))
 
     def log_figure(self, figure: Figure, file: str) -> None:
         """Stores a figure as an image; `file` is its path among the run's artifacts."""
-        self.client.log_figure(self.run_id, figure, file)
+        with self.errors(f"store {file}"):
+            self.client.log_figure(self.run_id, figure, file)
 
     def log_dict(self, tree: dict[str, Any], file: str) -> None:
         """Stores a tree as JSON or YAML, by the ending of `file`."""
-        self.client.log_dict(self.run_id, tree, file)
+        with self.errors(f"store {file}"):
+            self.client.log_dict(self.run_id, tree, file)
 
     def log_text(self, text: str, file: str) -> None:
-        self.client.log_text(self.run_id, text, file)
+        with self.errors(f"store {file}"):
+            self.client.log_text(self.run_id, text, file)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        with self.errors("set tags"):
+            self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
 
     def finish(self, status: Status = "FINISHED") -> None:
-        self.client.set_terminated(self.run_id, status)
+        """Ends the run. Raises TrackingError within seconds when MLflow is gone."""
+        check_reachable(self.run.tracking_uri)
+        with self.errors(f"end run {self.run_id}"):
+            self.client.set_terminated(self.run_id, status)
+
+    def errors(self, action: str) -> AbstractContextManager[None]:
+        """Inside it, what MLflow raises becomes a TrackingError that names `action`."""
+        return mlflow_errors(self.run.tracking_uri, action)
 
     def __enter__(self) -> Self:
         return self
@@ -185,12 +187,14 @@ class Tracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if error is None:
             self.finish("FINISHED")
-        elif issubclass(kind, Exception):
-            self.finish("FAILED")
-        else:
-            self.finish("KILLED")
+            return
+        try:
+            self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+        except TrackingError as second:
+            # What stopped the run matters more than that MLflow could not be told.
+            error.add_note(f"The run stays RUNNING in MLflow: {second}")
 
     def _describe(self, experiment: Experiment, manifest: Manifest) -> None:
         self.log_text(mask(resolved_yaml(experiment)), "experiment.yaml")
@@ -198,69 +202,22 @@ class Tracker:
         for first in range(0, len(params), _PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=params[first : first + _PARAMS_PER_CALL])
         context = InputTag("mlflow.data.context", "training")
-        dataset = _dataset(manifest, experiment.data.path)
+        dataset = logged_dataset(manifest, experiment.data.path)
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
 
-def experiment_params(experiment: Experiment) -> dict[str, str]:
-    """The experiment as flat text: one entry per setting, and one per feature, task and level.
-
-    Entries of lists hold their non-default settings as JSON, keyed by name or position, so that a
-    run with a hundred features stays readable. None is left out; URIs lose their passwords.
-    """
-    flat: dict[str, str] = {}
-    _flatten("", experiment, flat)
-    return {k: mask(v)[:_PARAM_LENGTH] for k, v in flat.items()}
-
-
-def _flatten(prefix: str, section: BaseModel, flat: dict[str, str]) -> None:
-    for key in type(section).model_fields:
-        value, name = getattr(section, key), f"{prefix}{key}"
-        if isinstance(value, BaseModel):
-            _flatten(f"{name}.", value, flat)
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], BaseModel):
-            for position, item in enumerate(value):
-                settings = item.model_dump(mode="json", exclude_defaults=True)
-                label = settings.pop("name", position)
-                flat[metric_key(f"{name}.{label}")] = json.dumps(settings)
-        elif isinstance(value, list | tuple | dict):
-            flat[name] = json.dumps(value)
-        elif value is not None:
-            flat[name] = str(value)
-
-
-def git_tags(folder: Path) -> dict[str, str]:
-    """Revision of the checkout `folder` belongs to and whether it was changed; {} without one."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments],
-                capture_output=True,
-                text=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # An installed copy inside someone else's checkout is not that checkout's code.
-    if git("ls-files", "--error-unmatch", ".") is None:
-        return {}
-    revision, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    if revision is None or changes is None:
-        return {}
-    return {"mlflow.source.git.commit": revision, "git.dirty": str(bool(changes)).lower()}
-
-
-def _run_tags(manifest: Manifest) -> dict[str, str]:
-    tags = git_tags(Path(__file__).parent)
-    tags["mlflow.source.name"] = Path(sys.argv[0]).name
-    tags["mlflow.source.type"] = "LOCAL"
-    tags["dataset.digest"] = manifest.digest
-    with contextlib.suppress(KeyError, OSError):  # A container's user id may have no name.
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
+@contextlib.contextmanager
+def _quiet_migrations() -> Iterator[None]:
+    """Keeps back the page of log lines with which MLflow creates a SQLite file."""
+    loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _experiment_id(client: MlflowClient, name: str, folder: Path | None) -> str:
@@ -279,19 +236,3 @@ def _experiment_id(client: MlflowClient, name: str, folder: Path | None) -> str:
             f"--experiment-id {found.experiment_id}`, or set mlflow.experiment to another name"
         )
     return str(found.experiment_id)
-
-
-def _dataset(manifest: Manifest, path: str) -> Dataset:
-    rows = {split: manifest.rows(split) for split in manifest.splits}
-    return Dataset(
-        name=manifest.name,
-        digest=manifest.digest[:_DIGEST_LENGTH],
-        source_type="local",
-        source=json.dumps({"uri": mask(path)}),
-        schema=json.dumps({"mlflow_colspec": _types((c.name, c.type) for c in manifest.columns)}),
-        profile=json.dumps({"rows": rows, "sha256": manifest.digest}),
-    )
-
-
-def _types(columns: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"name": name, "type": kind} for name, kind in columns]

@@ -5,9 +5,13 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from mlflow.exceptions import MlflowException
 
 from pipeline.config import Experiment
 
@@ -44,6 +48,16 @@ def tracking_uri(experiment: Experiment) -> str:
         assert experiment.mlflow.tracking_uri is not None
         return experiment.mlflow.tracking_uri
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+@contextmanager
+def mlflow_errors(uri: str, action: str, remedy: str = "") -> Iterator[None]:
+    """Turns what MLflow raises into a TrackingError that says where, at what, and what to do."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = mask(str(error)) + (f"; {remedy}" if remedy else "")
+        raise TrackingError(f"MLflow at {mask(uri)} refused to {action}: {reason}") from error
 
 
 def check_reachable(uri: str) -> None:

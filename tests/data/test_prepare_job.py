@@ -10,7 +10,8 @@ import pytest
 
 from jobs.prepare import main
 from pipeline.config import load_experiment
-from pipeline.data.manifest import load_manifest
+from pipeline.data.manifest import Column, load_manifest
+from pipeline.data.starter import categorical_feature
 from pipeline.data.statistics import VOCABULARY_LIMIT
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def write_table(folder: Path, click_of_test: int = 1) -> list[str]:
     """A CSV file and its description; returns the job's arguments."""
     lines = ["user,tags,spend,age,click,seconds,shown,importance"]
     for n in range(1000):
-        spend = 0 if n % 2 else 10_000 + n
+        spend = 10_000 + n if n % 4 == 0 else 0
         click = n % 2 if n < 900 else click_of_test * (n % 2)
         lines.append(f"{n},a|b,{spend},{n % 80},{click},{n / 4},1,1.5")
     (folder / "log.csv").write_text("\n".join(lines))
@@ -162,19 +163,16 @@ def test_clicklog_from_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_column_of_too_many_ids_gets_a_hashed_starter_feature() -> None:
-    from pipeline.data.manifest import Column
-    from pipeline.data.starter import _categorical
-
     seen = {"vocabulary": None, "distinct": VOCABULARY_LIMIT + 1}
-    feature = _categorical(Column("ad", "categorical", "int64"), seen, weights=None)
+    feature = categorical_feature(Column("ad", "categorical", "int64"), seen, weights=None)
     assert feature == {"name": "ad", "encoder": "hash", "rows": 1 << 22}
 
 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """Ten times the rows, the same ids: within 10 % (row groups are full in both)."""
-    peaks = [_peak_rss_mb(tmp_path, rows) for rows in (150_000, 1_500_000)]
-    assert peaks[1] < 1.25 * peaks[0], f"{peaks} MB"
+    """Ten times the rows may add what fills up once: row groups (about 1M rows) and samples."""
+    peaks = [_peak_rss_mb(tmp_path, rows) for rows in (200_000, 2_000_000)]
+    assert peaks[1] < peaks[0] + 100, f"{peaks} MB"
 
 
 def _peak_rss_mb(tmp_path: Path, rows: int) -> float:

@@ -104,7 +104,7 @@ def test_missing_ambiguous_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"kcore_15\.tsv\.xz: rows 1 to 4, column 'play_time_ms"):
         read(kuairand(tmp_path))
     (tmp_path / "user_features_other.csv").write_text("user_id\n1\n")
-    with pytest.raises(DatasetError, match=r"user_features_other\.csv, .*user_features_pure\.csv"):
+    with pytest.raises(DatasetError, match=r"user_features_pure\.csv, .*user_features_other\.csv"):
         kuairand(tmp_path)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from jobs import prepare, run_job, train
+from job_runner import prepare, run_job, train
 from mlflow.tracking import MlflowClient
 
 pytestmark = pytest.mark.slow

@@ -1,29 +1,42 @@
-"""Small experiments for the tests of this folder: `shop` on paper, `trained` with data and model."""
+"""Small experiments for these tests: `shop` on paper, `trained` with a dataset and a model."""
 
+import shutil
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
-from pipeline.data.batch import Collator, Segment
-from pipeline.data.encoded import EncodedRows
+from pipeline.data.loader import BatchLoader
 from pipeline.data.manifest import Column, Manifest, Shard, load_manifest
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.data.writer import DatasetWriter
 from pipeline.model import build_ranker
-from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model
+from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model, save_bundle
+from pipeline.registry.scorer import RowScorer
 from pipeline.registry.tracking import Tracker
 
 
+@pytest.fixture(scope="session")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite store: MLflow takes a second or two to make one."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def shop(tmp_path: Path) -> Callable[..., Experiment]:
+def shop(tmp_path: Path, new_store: Path) -> Callable[..., Experiment]:
     """Makes the experiment; keyword arguments replace whole sections."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(new_store, tmp_path / "runs")
 
     def make(**sections: Any) -> Experiment:
         tree = {
@@ -99,7 +112,7 @@ class TrainedShop:
     """A ranker over every kind of column, with fresh weights, and the dataset behind it."""
 
     step = 40
-    metrics: dict[str, dict[str, Any]] = {
+    metrics: ClassVar[dict[str, dict[str, Any]]] = {
         "test": {
             "click": {"auc": 0.75, "rows": 200, "positives": 50},
             "spent": {"rmse": 2.0, "r2": None, "r2_undefined": "the label is constant"}
@@ -115,6 +128,12 @@ class TrainedShop:
         self.transforms = FeatureTransforms.fit(self.experiment.features, folder / "data")
         torch.manual_seed(1)
         self.ranker = build_ranker(self.experiment, self.transforms, "cpu").eval()
+
+    @cached_property
+    def scorer(self) -> RowScorer:
+        """The bundle of this model, loaded."""
+        save_bundle(self.folder / "bundle", self.trained())
+        return RowScorer.load(self.folder / "bundle")
 
     def configured(self, **sections: Any) -> Experiment:
         categorical = [
@@ -170,18 +189,31 @@ class TrainedShop:
         }
         return pa.table(rows, schema=pa.schema([(n, kind) for n, (_, kind) in COLUMNS.items()]))
 
-    def scores(self, rows: pa.Table) -> np.ndarray:
-        """Scores as a training batch is scored: two pieces, padding behind, one forward."""
-        features = self.transforms.encode(rows)
-        encoded = EncodedRows(
-            features.ids_FB, features.has_absent, features.ragged, features.dense_NB
+    def trainer_scores(self, split: str) -> dict[float, tuple[float, float]]:
+        """``spent`` label → scores of the row, batched, padded and shuffled as for training."""
+        loader = BatchLoader(
+            folder=self.folder / "data",
+            manifest=self.manifest,
+            split=split,
+            transforms=self.transforms,
+            tasks=self.experiment.tasks,
+            sample_weight=None,
+            batch_size=64,
+            streams=4,
+            shuffle_rows=128,
+            seed=1,
         )
-        half, count = rows.num_rows // 2, rows.num_rows
-        segments = [Segment(encoded, 0, half, 0), Segment(encoded, half, count, half)]
-        batch = Collator(self.transforms, 0, count + 5)(segments, {})
-        with torch.no_grad():
-            logits_BT = self.ranker(batch.ids, batch.weighted_ids, batch.dense_BN)[:count]
-        return torch.stack([torch.sigmoid(logits_BT[:, 0]), logits_BT[:, 1]], dim=1).numpy()
+        scores = {}
+        for batch in loader.epoch(0):
+            with torch.no_grad():
+                logits_BT = self.ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
+            real_B = batch.weights_BT[:, 1] > 0
+            labels = batch.labels_BT[real_B, 1].tolist()
+            click = torch.sigmoid(logits_BT[real_B, 0]).tolist()
+            scores |= dict(
+                zip(labels, zip(click, logits_BT[real_B, 1].tolist(), strict=True), strict=True)
+            )
+        return scores
 
     def _prepare(self) -> None:
         columns = [

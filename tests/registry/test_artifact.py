@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from mlflow.models import validate_serving_input
 
 from pipeline.registry.artifact import pinned_requirements, save_bundle
 from pipeline.registry.client import download_version, score_rows
@@ -40,17 +41,19 @@ def registered(trained):
     return Registered(tracker, version)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scorer(trained):
-    save_bundle(trained.folder / "bundle", trained.trained())
-    return RowScorer.load(trained.folder / "bundle")
+    return trained.scorer
 
 
-def test_a_bundle_scores_as_the_trainer(trained, scorer):
-    table = trained.raw_rows(500, 11)
-    scores = scorer.score_frame(table.to_pandas())
+def test_raw_rows_score_as_the_trainer_scores_them(trained, scorer):
+    rows = trained.raw_rows(200, 200).to_pandas()  # what _prepare wrote as the valid split
+    scores = scorer.score_frame(rows)
     assert list(scores.columns) == ["click", "spent"]
-    np.testing.assert_allclose(scores.to_numpy(), trained.scores(table), atol=1e-6)
+    expected = trained.trainer_scores("valid")
+    assert len(expected) == 200
+    by_label = [expected[float(np.float32(label))] for label in rows["spent"]]
+    np.testing.assert_allclose(scores.to_numpy(), by_label, atol=1e-6)
     assert scores["click"].std() > 1e-3
 
 
@@ -141,7 +144,21 @@ def test_the_artifact_holds_what_scoring_needs_and_no_more(registered, trained, 
     } <= files
     code = [f for f in files if f.startswith("code/")]
     assert all(f.endswith(".py") for f in code)
-    assert not [f for f in code if "/training/" in f or "/cluster/" in f or "/recipes/" in f]
+    training = (
+        "training",
+        "cluster",
+        "recipes",
+        "tracking",
+        "run.py",
+        "console",
+        "writer",
+        "loader",
+    )
+    assert not [f for f in code if any(part in f for part in training)]
+    text = Path(path, "MLmodel").read_text()
+    for machine_path in (str(trained.folder), str(Path(__file__).parents[2])):
+        assert machine_path not in text
+    assert "NaN" not in Path(path, "input_example.json").read_text()
     loaded = mlflow.models.Model.load(path)
     assert loaded.run_id == registered.tracker.run_id
     names = [c.name for c in loaded.signature.inputs.inputs]
@@ -166,9 +183,20 @@ def test_rows_scored_through_the_registry(registered, trained, tmp_path, monkeyp
     scores = score_rows(
         trained.experiment, "models:/shop.ranker@candidate", trained.raw_rows(3, 7).to_pandas()
     )
-    expected = trained.scores(trained.raw_rows(3, 7))
-    np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
+    expected = trained.scorer.score_frame(trained.raw_rows(3, 7).to_pandas())
+    pd.testing.assert_frame_equal(scores, expected)
     assert not list(tmp_path.iterdir()), "MLflow opened a store of its own here"
+
+
+def test_the_serving_payload_of_mlflow_is_scored(registered, trained, tmp_path):
+    path = download_version(trained.experiment, registered.version.uri, str(tmp_path))
+    records = [
+        {"user": "u3", "item": 7, "tags": [1, 2], "words": ["w1"], "relevance": [0.5], "price": 1},
+        {"user": None, "item": None, "tags": [], "words": None, "relevance": None, "price": None},
+    ]
+    answer = validate_serving_input(path, json.dumps({"dataframe_records": records}))
+    expected = trained.scorer.score_frame(pd.DataFrame(records))
+    pd.testing.assert_frame_equal(answer, expected)
 
 
 @pytest.mark.parametrize("uri", ["models:/shop.ranker@gone", "models:/none/1", "runs:/x/model"])
@@ -230,4 +258,4 @@ def test_a_clean_process_elsewhere_scores_raw_rows(registered, trained, tmp_path
         }
     )
     scores = np.stack([got["scores"]["click"], got["scores"]["spent"]], axis=1)
-    np.testing.assert_allclose(scores, trained.scores(table), atol=1e-6)
+    np.testing.assert_allclose(scores, trained.scorer.score(table), atol=1e-6)

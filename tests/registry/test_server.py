@@ -1,6 +1,7 @@
 """Against a real `mlflow server` that keeps runs in SQLite and serves the artifacts."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 
-import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, new_store):
     """(URI, process) of a server on a free loopback port."""
+    shutil.copy(new_store, tmp_path / "server.db")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
@@ -86,9 +88,9 @@ def test_a_run_and_its_model_go_through_a_server(server, trained, tmp_path, monk
     assert not (tmp_path / "mlflow.db").exists()
     assert tracker.page == f"{uri}/#/experiments/{tracker.run.experiment_id}/runs/{tracker.run_id}"
 
-    rows = trained.raw_rows(20, 5)
-    scores = score_rows(experiment, f"models:/{version.name}@{version.alias}", rows.to_pandas())
-    np.testing.assert_allclose(scores.to_numpy(), trained.scores(rows), atol=1e-6)
+    rows = trained.raw_rows(20, 5).to_pandas()
+    scores = score_rows(experiment, f"models:/{version.name}@{version.alias}", rows)
+    pd.testing.assert_frame_equal(scores, trained.scorer.score_frame(rows))
 
     stop(process)
     started = time.monotonic()

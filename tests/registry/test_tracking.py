@@ -10,9 +10,10 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import load_experiment
-from pipeline.registry import metric_logger
+from pipeline.registry import metric_logger, tracking
 from pipeline.registry.metric_logger import MetricLogger
-from pipeline.registry.tracking import Tracker, evaluation_values, experiment_params, git_tags
+from pipeline.registry.provenance import experiment_params, git_tags
+from pipeline.registry.tracking import Tracker, evaluation_values
 from pipeline.registry.uris import TrackingError
 
 
@@ -52,6 +53,28 @@ def test_the_end_of_a_run_says_how_it_ended(shop, shop_manifest, error, status):
     with pytest.raises(error), Tracker.start(shop(), shop_manifest) as tracker:
         raise error
     assert tracker.client.get_run(tracker.run_id).info.status == status
+
+
+def test_what_stopped_a_run_is_not_hidden_by_an_mlflow_that_is_gone(
+    shop, shop_manifest, monkeypatch
+):
+    def gone(uri):
+        raise TrackingError("MLflow does not answer")
+
+    failed, finished = (Tracker.start(shop(), shop_manifest) for _ in range(2))
+    monkeypatch.setattr(tracking, "check_reachable", gone)
+    with pytest.raises(ZeroDivisionError) as caught, failed:
+        raise ZeroDivisionError
+    assert caught.value.__notes__ == ["The run stays RUNNING in MLflow: MLflow does not answer"]
+    with pytest.raises(TrackingError, match="does not answer"), finished:
+        pass
+
+
+def test_what_mlflow_refuses_says_where_and_at_what(shop, shop_manifest):
+    tracker = Tracker.start(shop(), shop_manifest)
+    tracker.client.delete_run(tracker.run_id)
+    with pytest.raises(TrackingError, match=r"^MLflow at sqlite:.* refused to set tags: .*deleted"):
+        tracker.set_tags({"a": "b"})
 
 
 def test_metrics_figures_and_files_arrive(shop, shop_manifest, shop_metrics):

@@ -21,8 +21,8 @@ class Recipe:
         columns: columns of every batch, in order.
         tasks: what can be predicted; the starter experiment trains on them.
         read: starts the stream of (split, rows); flat memory whatever the number of rows.
+        share: how much of the source has been read, 0 … 1, while the stream runs.
         sample_weight: column of row weights the starter experiment uses.
-        rows: total number of rows, where it is known beforehand.
         ceilings: best reachable metrics, asked for after the stream has ended.
         source: how the rows are made, for the manifest.
     """
@@ -31,7 +31,7 @@ class Recipe:
     columns: tuple[Column, ...]
     tasks: tuple[TaskConfig, ...]
     read: Callable[[], Iterator[tuple[str, pa.RecordBatch]]]
+    share: Callable[[], float]
     sample_weight: str | None = None
-    rows: int | None = None
     ceilings: Callable[[], Ceilings] = dict
     source: dict[str, Any] = field(default_factory=dict)

@@ -144,7 +144,7 @@ def _find(folder: Path, name: str) -> Path:
 
 def _halves(test: Path) -> Assign:
     """The first half of a seeded permutation of the file's rows is validation, the rest test."""
-    with open_bytes(test) as lines:
+    with open_bytes(test) as (lines, _):
         count = sum(1 for line in lines if line.strip())
     order = np.random.default_rng(HALVES_SEED).permutation(count)
     splits = np.full(count, SPLITS.index("test"), dtype=np.int8)

@@ -104,10 +104,15 @@ def clicklog(options: ClicklogOptions) -> Recipe:
     rows = options.split_rows()
     ceilings = {split: {task: CeilingAuc() for task in options.tasks} for split in SPLITS}
 
+    made = 0
+
     def read() -> Iterator[tuple[str, pa.RecordBatch]]:
+        nonlocal made
+        made = 0
         for split in SPLITS:
             for block in range(-(-rows[split] // BLOCK_ROWS)):
                 size = min(BLOCK_ROWS, rows[split] - block * BLOCK_ROWS)
+                made += size
                 yield split, _block(world, options, split, block, size, ceilings[split])
 
     def known_ceilings() -> Ceilings:
@@ -124,7 +129,7 @@ def clicklog(options: ClicklogOptions) -> Recipe:
             TaskConfig(name=t, space="click" if t == "convert" else None) for t in options.tasks
         ),
         read=read,
-        rows=sum(rows.values()),
+        share=lambda: made / sum(rows.values()),
         ceilings=known_ceilings,
         source={"recipe": "clicklog", **asdict(options), "tasks": list(options.tasks)},
     )

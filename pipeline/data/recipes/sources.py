@@ -6,11 +6,11 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -18,10 +18,15 @@ import pyarrow.parquet as pq
 
 from pipeline.data.manifest import DatasetError
 
-_COMPRESSED = (".gz", ".bz2", ".xz")
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 _DATA_SUFFIXES = (".csv", ".tsv", ".txt", ".data", ".parquet")
 _READ_ERRORS = (pa.ArrowException, OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeError)
-_BLOCK_BYTES = 4 << 20
+# Larger blocks are hardly faster and the memory pool holds on to many of them.
+_BLOCK_BYTES = 1 << 20
 _BATCH_ROWS = 65_536
 
 
@@ -46,11 +51,13 @@ class RawRows:
         file: where they come from.
         first_row: position of the first one in the file, header not counted, from 0.
         rows: the columns asked for.
+        share: how much of the file has been read with them, 0 … 1.
     """
 
     file: Path
     first_row: int
     rows: pa.RecordBatch
+    share: float
 
 
 def find_files(source: str | Path) -> list[Path]:
@@ -84,7 +91,7 @@ def source_columns(path: Path, layout: CsvFormat) -> pa.Schema:
             return pq.read_schema(path)
     if layout.names is not None:
         return pa.schema([(name, pa.string()) for name in layout.names])
-    with _explained(path), open_bytes(path) as file:
+    with _explained(path), open_bytes(path) as (file, _):
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         header = next(csv.reader(text, delimiter=layout.separator), None)
     if header is None:
@@ -110,43 +117,48 @@ def read_raw(path: Path, columns: Sequence[str], layout: CsvFormat) -> Iterator[
     else:
         batches = _csv_batches(path, columns, layout)
     first_row = 0
-    for batch in batches:
+    for batch, share in batches:
         if batch.num_rows:
-            yield RawRows(path, first_row, batch)
+            yield RawRows(path, first_row, batch, share)
         first_row += batch.num_rows
     if first_row == 0:
         raise DatasetError(f"{path}: the file has no rows; remove it from the source")
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Opens a file for reading, decompressing .gz, .bz2 and .xz."""
-    match path.suffix:
-        case ".gz":
-            return cast(IO[bytes], gzip.open(path))
-        case ".bz2":
-            return cast(IO[bytes], bz2.open(path))
-        case ".xz":
-            return cast(IO[bytes], lzma.open(path))
-    return path.open("rb")
+@contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Opens a file, decompressing .gz, .bz2 and .xz: (content, the file as stored)."""
+    with path.open("rb") as stored:
+        if path.suffix in _DECOMPRESSORS:
+            with _DECOMPRESSORS[path.suffix](stored) as content:
+                yield cast(IO[bytes], content), stored
+        else:
+            yield stored, stored
 
 
 def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, float]]:
     with _explained(path), pq.ParquetFile(path) as file:
-        yield from file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False)
+        rows = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
+            rows += batch.num_rows
+            yield batch, rows / file.metadata.num_rows
 
 
-def _csv_batches(path: Path, columns: Sequence[str], layout: CsvFormat) -> Iterator[pa.RecordBatch]:
+def _csv_batches(
+    path: Path, columns: Sequence[str], layout: CsvFormat
+) -> Iterator[tuple[pa.RecordBatch, float]]:
     malformed: list[pa_csv.InvalidRow] = []
 
     def refuse(row: pa_csv.InvalidRow) -> str:
         malformed.append(row)
         return "error"
 
-    with _explained(path, malformed), open_bytes(path) as file:
+    size = path.stat().st_size
+    with _explained(path, malformed), open_bytes(path) as (file, stored):
         reader = pa_csv.open_csv(
             file,
             # Row numbers of malformed rows are known to the serial reader only.
@@ -160,7 +172,8 @@ def _csv_batches(path: Path, columns: Sequence[str], layout: CsvFormat) -> Itera
                 strings_can_be_null=False,
             ),
         )
-        yield from reader
+        for batch in reader:
+            yield batch, stored.tell() / size
 
 
 @contextmanager
@@ -181,5 +194,5 @@ def _explained(path: Path, malformed: Sequence[pa_csv.InvalidRow] = ()) -> Itera
 
 
 def _data_suffix(path: Path) -> bool:
-    plain = path.with_suffix("") if path.suffix in _COMPRESSED else path
+    plain = path.with_suffix("") if path.suffix in _DECOMPRESSORS else path
     return plain.suffix in _DATA_SUFFIXES

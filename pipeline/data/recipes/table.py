@@ -1,6 +1,7 @@
 """Any CSV or Parquet files as a dataset, by a description instead of code."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,22 +77,31 @@ def files_recipe(
     needed = [n for n in converter.source_columns if n not in added.names]
     needed = list(dict.fromkeys([*needed, *derive_columns, *([cut.column] if cut else [])]))
 
+    sizes = [file.stat().st_size for files, _ in parts for file in files]
+    bytes_read = 0.0
+
     def read() -> Iterator[tuple[str, pa.RecordBatch]]:
+        nonlocal bytes_read
+        bytes_before = 0
         for files, assign in parts:
             rows_before = 0
             for file in files:
+                size = file.stat().st_size
                 for raw in read_raw(file, needed, layout):
                     splits = assign(raw, rows_before)
                     rows_before += raw.rows.num_rows
+                    bytes_read = bytes_before + raw.share * size
                     if derive is not None:
-                        raw = RawRows(raw.file, raw.first_row, derive(raw))
+                        raw = replace(raw, rows=derive(raw))
                     yield from _by_split(converter.convert(raw), splits)
+                bytes_before += size
 
     return Recipe(
         name=description.name,
         columns=converter.columns,
         tasks=tuple(description.task_list),
         read=read,
+        share=lambda: bytes_read / sum(sizes),
         sample_weight=description.sample_weight,
         source={**(source or {}), "files": [file.name for files, _ in parts for file in files]},
     )
