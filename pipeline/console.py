@@ -20,7 +20,7 @@ class RunConsole:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or _console()
         self._live: Live | None = None
-        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._last_plain = 0.0
         self._last_phase = ""
         self._rate = 0.0
@@ -44,10 +44,12 @@ class RunConsole:
 
     def note(self, text: str) -> None:
         """One line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, snapshot: Progress) -> None:
         """Shows where the run is: a live line, or a plain one every few seconds."""
+        if self._first is None:
+            self._first = (time.monotonic(), snapshot.step)
         self._rate = snapshot.examples_per_second or self._rate
         self._losses = snapshot.losses or self._losses
         line = self._line(snapshot)
@@ -84,20 +86,23 @@ class RunConsole:
         }
         if aucs:
             parts.append("valid AUC " + " ".join(f"{k} {v:.4f}" for k, v in aucs.items()))
-        if snapshot.phase == "training" and snapshot.step:
+        if snapshot.phase == "training" and self._rate:
             parts.append(f"ETA {self._eta(snapshot)}")
         return " · ".join(parts)
 
     def _eta(self, snapshot: Progress) -> str:
-        elapsed = time.monotonic() - self._started
-        left = elapsed / snapshot.step * (snapshot.total_steps - snapshot.step)
+        # From the first snapshot on, evaluations included; until then there is nothing to go by
+        # but the speed of the first steps.
+        assert self._first is not None
+        first_time, first_step = self._first
+        steps_left = snapshot.total_steps - snapshot.step
+        if snapshot.step > first_step:
+            left = (time.monotonic() - first_time) / (snapshot.step - first_step) * steps_left
+        else:
+            left = steps_left * snapshot.batch_size / self._rate
         minutes, seconds = divmod(round(left), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours}:{minutes:02}:{seconds:02}"
-
-    def restart_clock(self) -> None:
-        """Counts the ETA from now: called when the first step begins."""
-        self._started = time.monotonic()
 
 
 def _console() -> Console:

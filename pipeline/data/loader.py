@@ -168,16 +168,10 @@ class BatchLoader:
             self._folder, self._index, self._encoder.columns, self._string_columns, self.counters
         )
         try:
+            position = first * self._rows_each
             walks = [
-                _Walk(
-                    stream_rows(
-                        self._plan.stream(epoch, stream),
-                        reader,
-                        self._encoder,
-                        first * self._rows_each,
-                    )
-                )
-                for stream in self._streams
+                _Walk(stream_rows(plan, reader, self._encoder, position))
+                for plan in self._plan.epoch(epoch, self._streams)
             ]
             for step in range(first, self.steps):
                 segments: list[Segment] = []

@@ -13,12 +13,22 @@ whole resume point.
 Legend: S streams, G row groups, U units.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.data.hashing import mix
 from pipeline.data.manifest import DatasetError, Manifest
+from pipeline.data.order import (
+    Units,
+    balanced_orders,
+    balanced_permutation,
+    derive_key,
+    seeded_permutation,
+)
+
+# What the keys derived from an epoch's are for.
+_PARTS, _UNITS, _ROWS = range(3)
 
 
 class SplitIndex:
@@ -123,25 +133,25 @@ class EpochPlan:
         longest = -(-self.index.rows // self.streams)
         return -(-longest // self.batch_rows)
 
-    def stream(self, epoch: int, stream: int) -> StreamPlan:
-        """The plan of one stream (0 … S-1) in one epoch."""
+    def epoch(self, epoch: int, wanted: Sequence[int]) -> list[StreamPlan]:
+        """The plans of the wanted streams (numbers below S) in one epoch."""
         if not self.block_rows:
-            return self._in_file_order(stream)
-        epoch_key = derive_key(self.seed, epoch)
-        part = int(seeded_permutation(self.streams, derive_key(epoch_key, -1))[stream])
+            return [self._in_file_order(stream) for stream in wanted]
+        key = derive_key(self.seed, epoch)
+        # Which part of the file a stream reads changes too, so that the places of a batch, filled
+        # stream by stream, do not follow the file.
+        parts = balanced_permutation(self.streams, derive_key(key, _PARTS))
+        units = [self._units(stream, int(part)) for stream, part in enumerate(parts)]
+        orders = balanced_orders(units, derive_key(key, _UNITS))
+        return [
+            _stream_plan(units[stream], orders[stream], derive_key(key, _ROWS, stream))
+            for stream in wanted
+        ]
+
+    def _units(self, stream: int, part: int) -> Units:
         first, stop = self._range(part)
         bounds = _unit_bounds(self.index, first, stop, max(1, self.block_rows // 8))
-        key = derive_key(epoch_key, stream)
-        order = seeded_permutation(bounds.size - 1, derive_key(key, -1))
-        unit_first, unit_stop = bounds[:-1][order], bounds[1:][order]
-        return StreamPlan(
-            unit_first,
-            unit_stop,
-            _starts(unit_stop - unit_first),
-            self._blocks(stream, stop - first),
-            True,
-            key,
-        )
+        return Units(bounds[:-1], bounds[1:], self._blocks(stream, stop - first))
 
     def _in_file_order(self, stream: int) -> StreamPlan:
         first, stop = self._range(stream)
@@ -164,32 +174,6 @@ class EpochPlan:
         return np.concatenate([[0], bounds, [rows]]).astype(np.int64)
 
 
-def derive_key(key: int, item: int) -> int:
-    """A 64-bit key for item ``item`` (≥ -1) of whatever ``key`` stands for."""
-    mixed = mix(np.array([key & _MASK], np.uint64))
-    mixed ^= np.uint64((item + 1) & _MASK)
-    return int(mix(mixed)[0])
-
-
-def seeded_permutation(n: int, key: int) -> np.ndarray:
-    """int64 (n,) permutation of 0 … n-1: the order of the hashes of ``key + i``.
-
-    Spelled out rather than left to a random number library, whose streams may change by version.
-    """
-    # The low bits of each hash give way to i: sorting the words sorts the indices along.
-    index = np.arange(n, dtype=np.uint64)
-    low_bits = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)
-    words = mix(index + np.uint64(key))
-    words &= ~low_bits
-    words |= index
-    words.sort()
-    words &= low_bits
-    return words.view(np.int64)
-
-
-_MASK = (1 << 64) - 1
-
-
 def _unit_bounds(index: SplitIndex, first: int, stop: int, least: int) -> np.ndarray:
     """Cuts rows first … stop-1 at row-group bounds into units of about ``least`` rows or more."""
     if first == stop:
@@ -203,6 +187,11 @@ def _unit_bounds(index: SplitIndex, first: int, stop: int, least: int) -> np.nda
     inner = inner[chosen]
     inner = inner[inner - first >= least // 2]
     return np.concatenate([[first], inner, [stop]]).astype(np.int64)
+
+
+def _stream_plan(units: Units, order: np.ndarray, key: int) -> StreamPlan:
+    first, stop = units.first[order], units.stop[order]
+    return StreamPlan(first, stop, _starts(stop - first), units.block_at, True, key)
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:

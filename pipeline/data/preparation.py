@@ -76,7 +76,7 @@ def _warnings(
     found = [
         f"split {split} has no rows: nothing is evaluated on it"
         for split, shards in manifest.splits.items()
-        if False
+        if not shards
     ]
     for task in tasks:
         if task.loss != "binary_cross_entropy":

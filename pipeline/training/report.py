@@ -11,6 +11,7 @@ class Progress:
     Attributes:
         phase: ``training``, ``evaluating`` …
         epoch, epochs, step, total_steps: where the run is; epoch and step count from 1.
+        batch_size: rows of a global batch.
         examples_per_second: over the steps since the snapshot before, all workers together.
         losses: mean training loss by task since the snapshot before.
         validation: latest validation metrics by task.
@@ -21,6 +22,7 @@ class Progress:
     epochs: int
     step: int
     total_steps: int
+    batch_size: int
     examples_per_second: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
     validation: dict[str, dict[str, Any]] = field(default_factory=dict)

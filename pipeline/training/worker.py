@@ -192,6 +192,7 @@ class _Worker:
             epochs=epochs,
             step=step,
             total_steps=self.total_steps,
+            batch_size=self.experiment.data.batch_size,
             examples_per_second=rate,
             losses=losses,
             validation=self.validation,

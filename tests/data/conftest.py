@@ -44,13 +44,15 @@ def write_dataset(
     )
     manifest = Manifest("hand-made", columns, shards)
     manifest.save(folder)
-    (folder / "statistics.json").write_text(json.dumps(statistics or _statistics(splits, columns)))
-    for name, entry in ((statistics or {}).get("categorical") or {}).items():
-        vocabulary = entry.pop("values", None)
-        if vocabulary is not None:
-            (folder / "vocabularies").mkdir(exist_ok=True)
-            pq.write_table(vocabulary, folder / entry["vocabulary"])
-            del name
+    statistics = statistics or _statistics(splits, columns)
+    for entry in statistics.get("categorical", {}).values():
+        # "values" stands for the vocabulary's file, which it becomes.
+        values = entry.pop("values", None)
+        if values is not None:
+            path = folder / entry["vocabulary"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(values, path)
+    (folder / "statistics.json").write_text(json.dumps(statistics))
     return manifest
 
 
@@ -58,7 +60,7 @@ def _statistics(splits: Mapping[str, ShardTables], columns: Sequence[Column]) ->
     train = pa.concat_tables([table for table, _ in splits["train"]], promote_options="default")
     numeric = {}
     for column in columns:
-        if column.role != "numeric":
+        if column.role != "numeric" or train[column.name].type == pa.string():
             continue
         values = train[column.name].cast(pa.float64()).to_numpy(zero_copy_only=False)
         values = values[np.isfinite(values)]

@@ -45,15 +45,15 @@ def test_vectors_of_strings_and_integers() -> None:
     strings = ["", "a", "abcdefgh", "abcdefghi", "café", "x" * 40]
     assert [f"{h:016x}" for h in hash_strings(pa.array(strings)).tolist()] == [
         "e220a8397b1dcdaf",
-        "f3a9d29ba6fbb3e3",
-        "b9a3a3ac27d5bcae",
-        "d7ad3a1cbbd1bba8",
-        "51bd4d8a2ea1b4bc",
-        "4b67b21a3ad3a3a6",
+        "5e025f9ade9eaf3e",
+        "804d4bcf99e046d6",
+        "cbe0b0512e86ab3b",
+        "444690a3dd0b7ffd",
+        "04bebf64ca85060b",
     ]
     rows = np.empty(4, np.int64)
     hash_integers(np.array([0, 1, -1, 2**62]), 999_999, 1, rows)
-    assert rows.tolist() == [883_310, 566_469, 894_150, 1]
+    assert rows.tolist() == [883_310, 566_562, 893_943, 2_599]
 
 
 @given(st.lists(st.text(max_size=40)), st.integers(0, 5))
@@ -68,16 +68,12 @@ def test_a_null_string_hashes_like_an_empty_one() -> None:
     assert hash_strings(pa.array(["a", None])).tolist() == [hash_reference("a"), hash_reference("")]
 
 
-@given(
-    st.lists(st.integers(-(2**63), 2**63 - 1)), st.integers(1, 2**32 - 1), st.integers(0, 3)
-)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.integers(1, 2**32 - 1), st.integers(0, 3))
 def test_integers_equal_the_reference(values: list[int], rows: int, offset: int) -> None:
     keys = np.array(values, np.int64)
     out = np.empty_like(keys)
     hash_integers(keys, rows, offset, out)
-    assert out.tolist() == [
-        offset + ((mix_reference(v & MASK) >> 32) * rows >> 32) for v in values
-    ]
+    assert out.tolist() == [offset + ((mix_reference(v & MASK) >> 32) * rows >> 32) for v in values]
     assert keys.tolist() == values
 
 

@@ -36,7 +36,7 @@ def compare(rank: int, world_size: int, rendezvous: str) -> None:
     _copy_weights(plain, sharded)
     ids, weighted_ids, dense = _batch(rank)
 
-    embeddings = sharded.module.module.embeddings
+    embeddings = sharded.module.embeddings
     with torch.no_grad():
         returned = embeddings.unweighted(ids).keys()
         assert returned != ["f0", "f2", "f3", "f5"], "the plan should not give the config's order"
