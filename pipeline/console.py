@@ -63,7 +63,8 @@ class RunConsole:
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table that stays; every column but the first is aligned right."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        self.note(title)
+        table = Table()
         for number, column in enumerate(columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
         for row in rows:

@@ -172,7 +172,7 @@ class _DictionaryRows:
         self._last: tuple[pa.Array, np.ndarray, int] | None = None
 
     def rows_of(self, strings: pa.Array, out: np.ndarray) -> int:
-        """Writes the row of every string; returns how many are unknown, nulls perhaps among them."""
+        """Writes the row of every string; returns how many are unknown, nulls included."""
         if not pa.types.is_dictionary(strings.type):
             return self._look_up(strings, out)
         rows, unknown = self._dictionary_rows(strings.dictionary)
