@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline.cluster.board import Posting
 from pipeline.cluster.launch import launch_training
 from pipeline.cluster.session import Placement, ray_session, resolve_placement
 from pipeline.config import Experiment
@@ -20,6 +19,7 @@ from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.figures import HistoryPoint, gate_heat_map, gate_use, training_curves
 from pipeline.evaluation.selection import selection_metric
 from pipeline.registry.artifact import RegisteredVersion, register_model
+from pipeline.registry.metric_logger import MetricLogger
 from pipeline.registry.tracking import Tracker, evaluation_values
 from pipeline.training.report import TrainingResult
 
@@ -77,29 +77,19 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
     manifest = load_manifest(experiment.data.path)
     transforms = FeatureTransforms.fit(experiment.features, experiment.data.path)
     check_columns(experiment, manifest)
-    with Tracker.start(experiment, manifest) as tracker:
-        console.note(f"run {tracker.run_id} · MLflow: {tracker.page}")
-        run_folder = Path(experiment.storage.path) / tracker.run_id
-        transforms.save(run_folder / "transforms")
-        with ray_session(experiment), console:
-            placement = resolve_placement(experiment)
-            console.note(
-                f"{placement.workers} worker(s) on {placement.device}, "
-                f"{placement.threads} thread(s) each · {manifest.rows('train'):,} training rows"
-            )
+    console.note("starting Ray ..." if experiment.ray.address is None else "joining Ray ...")
+    with ray_session(experiment):
+        placement = resolve_placement(experiment)
+        with Tracker.start(experiment, manifest) as tracker:
+            console.note(f"run {tracker.run_id} · MLflow: {tracker.page}")
+            run_folder = Path(experiment.storage.path) / tracker.run_id
+            transforms.save(run_folder / "transforms")
             launched = time.perf_counter()
-            result = launch_training(
-                experiment,
-                placement,
-                run_name=tracker.run_id,
-                run_folder=run_folder,
-                on_progress=console.progress,
-                on_metrics=lambda posting: _log_posting(tracker, posting),
-            )
-        trained = time.perf_counter()
-        _log_result(tracker, experiment, result)
-        version, examples = _register(tracker, experiment, transforms, manifest, result)
-        _clean_up(experiment, run_folder)
+            result = _train(experiment, placement, manifest, tracker, run_folder, console)
+            trained = time.perf_counter()
+            _log_result(tracker, experiment, result)
+            version, examples = _register(tracker, experiment, transforms, manifest, result)
+            _clean_up(experiment, run_folder)
     done = time.perf_counter()
     seconds = dict(result.seconds) | {
         "start": launched - began,
@@ -110,6 +100,38 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
     return RunOutcome(
         tracker.run_id, tracker.page, placement, manifest, result, version, examples, seconds
     )
+
+
+def _train(
+    experiment: Experiment,
+    placement: Placement,
+    manifest: Manifest,
+    tracker: Tracker,
+    run_folder: Path,
+    console: RunConsole,
+) -> TrainingResult:
+    """Launches the workers, passing their progress to the console and their metrics to MLflow."""
+    console.note(
+        f"{placement.workers} worker(s) on {placement.device}, {placement.threads} thread(s) each"
+        f" · {manifest.rows('train'):,} training rows"
+    )
+    metric_logger = MetricLogger(tracker.run)
+    try:
+        with console:
+            return launch_training(
+                experiment,
+                placement,
+                run_name=tracker.run_id,
+                run_folder=run_folder,
+                on_progress=console.progress,
+                on_metrics=lambda posting: metric_logger.log(
+                    posting.values | {"epoch": float(posting.epoch)}, posting.step
+                ),
+            )
+    finally:
+        lost = metric_logger.close()
+        if lost:
+            console.note(f"MLflow did not take {lost} metric values ({metric_logger.last_error})")
 
 
 def check_columns(experiment: Experiment, manifest: Manifest) -> None:
@@ -137,16 +159,10 @@ def check_columns(experiment: Experiment, manifest: Manifest) -> None:
     selection_metric(experiment.train.early_stopping.metric, experiment.tasks)
 
 
-def _log_posting(tracker: Tracker, posting: Posting) -> None:
-    tracker.log_metrics(posting.values | {"epoch": float(posting.epoch)}, posting.step)
-
-
 def _log_result(tracker: Tracker, experiment: Experiment, result: TrainingResult) -> None:
-    for split, metrics in result.splits.items():
-        values = evaluation_values(split, metrics)
-        tracker.log_metrics({f"best/{key}": v for key, v in values.items()}, result.best_step)
+    tracker.log_metrics(evaluation_values("test", result.splits.get("test", {})), result.best_step)
     tracker.log_metrics(
-        {"best/step": float(result.best_step), "data_wait_fraction": result.data_wait_fraction}
+        {"best_step": float(result.best_step), "data_wait_fraction": result.data_wait_fraction}
         | {f"seconds/{phase}": seconds for phase, seconds in result.seconds.items()}
         | {f"rows/{name}": float(count) for name, count in result.counters.items()},
         result.steps,

@@ -17,11 +17,29 @@ class Posting:
     values: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """An exception of one worker.
+
+    Attributes:
+        rank: the worker.
+        message: what to tell the user.
+        expected: whether this project raised it, so that the message says all there is to say.
+        trace: the traceback.
+    """
+
+    rank: int
+    message: str
+    expected: bool
+    trace: str
+
+
 class _Board:
     def __init__(self) -> None:
         self._postings: list[Posting] = []
         self._progress: Progress | None = None
         self._result: TrainingResult | None = None
+        self._failures: list[Failure] = []
 
     def post(self, posting: Posting) -> None:
         self._postings.append(posting)
@@ -34,6 +52,12 @@ class _Board:
 
     def result(self) -> TrainingResult | None:
         return self._result
+
+    def fail(self, failure: Failure) -> None:
+        self._failures.append(failure)
+
+    def failures(self) -> list[Failure]:
+        return self._failures
 
     def take(self) -> tuple[list[Posting], Progress | None]:
         """Postings since the last call, and the latest progress if it is new."""

@@ -1,6 +1,7 @@
 """Launches the workers of one training with Ray Train and returns what they leave."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline.cluster.board import BoardReporter, Posting, open_board
+from pipeline.cluster.board import BoardReporter, Failure, Posting, open_board
 from pipeline.cluster.session import Placement
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
@@ -64,7 +65,7 @@ def launch_training(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise WorkersFailedError(_first_cause(error)) from error
+            raise WorkersFailedError(_cause(ray.get(board.failures.remote()), error)) from error
     result: TrainingResult | None = ray.get(board.result.remote())
     assert result is not None, "the chief worker posted no result"
     return result
@@ -86,25 +87,27 @@ def _worker_entry(config: dict[str, Any]) -> None:
         threads=config["threads"],
     )
     reporter = BoardReporter(config["board"]) if context.is_chief else SilentReporter()
-    result = train_worker(
-        parse_experiment(config["experiment"]), context, Path(config["run_folder"]), reporter
-    )
+    experiment = parse_experiment(config["experiment"])
+    try:
+        result = train_worker(experiment, context, Path(config["run_folder"]), reporter)
+    except Exception as error:
+        expected = type(error).__module__.startswith(("pipeline.", "ple."))
+        message = str(error) if expected else f"{type(error).__name__}: {error}"
+        failure = Failure(context.rank, message, expected, traceback.format_exc())
+        ray.get(config["board"].fail.remote(failure))
+        raise
     if isinstance(reporter, BoardReporter):
         reporter.finish(result)
 
 
-def _first_cause(error: Exception) -> str:
-    """The message of the first worker's own exception, without Ray's wrapping."""
-    failures = getattr(error, "worker_failures", {})
-    causes = [_unwrapped(failure) for failure in failures.values()] or [_unwrapped(error)]
-    # A worker whose peer failed reports a broken connection; the peer's own error says more.
-    causes.sort(key=lambda cause: isinstance(cause, RuntimeError) and "gloo" in str(cause))
-    return f"{type(causes[0]).__name__}: {causes[0]}"
-
-
-def _unwrapped(error: BaseException) -> BaseException:
-    inner = getattr(error, "cause", None) or error.__cause__
-    return _unwrapped(inner) if isinstance(inner, BaseException) else error
+def _cause(failures: list[Failure], error: Exception) -> str:
+    """The message of the failure that brought the others about, as far as that can be told."""
+    if not failures:
+        # No exception was posted: a process died (killed, out of memory, lost node).
+        return f"a worker process died: {error}; its log is in Ray's session folder"
+    # A worker whose peer has gone reports a broken connection: the peer's own error says more.
+    first = min(failures, key=lambda f: (not f.expected, "peer" in f.message, f.rank))
+    return first.message if first.expected else f"{first.message}\n{first.trace}"
 
 
 class _Relay:

@@ -43,7 +43,7 @@ def fit_transforms(features: FeaturesConfig, dataset_folder: str | Path) -> Feat
     for number, bucketed in zip(features.numeric, numeric, strict=True):
         if bucketed.edges is None:
             continue
-        name = bucket_name(bucketed)
+        name = bucket_name(bucketed.name)
         if name in taken:
             raise ConfigError(
                 f"features.numeric.{number.name}.buckets: its table would be called {name!r}, "

@@ -101,6 +101,7 @@ class BatchLoader:
             "shuffle_rows": shuffle_rows,
         }
         self._cursor = self._cursor_at(0, 0)
+        self._resume: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor after the last batch handed out: a few numbers, valid for any world_size."""
@@ -119,12 +120,12 @@ class BatchLoader:
                     f"{value!r}; resume with the settings and the data the run began with"
                 )
         self._cursor = dict(state)
+        self._resume = self._cursor
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, from the start, or from the cursor if it lies in this epoch."""
-        first = self._cursor["step"] if self._cursor["epoch"] == epoch else 0
-        # A finished epoch asked for again is read again.
-        first = 0 if first >= self.steps else first
+        """The batches of an epoch: all, or after ``load_state_dict`` those after its cursor."""
+        resumed, self._resume = self._resume, None
+        first = resumed["step"] if resumed and resumed["epoch"] == epoch else 0
         self._cursor = self._cursor_at(epoch, first)
         batches: queue.Queue[Batch | BaseException | None] = queue.Queue(self._prefetch)
         stop = threading.Event()

@@ -69,7 +69,8 @@ class IdentityLookup:
         self.table_rows = table_rows
 
     def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
-        np.copyto(out, keys)
+        if out is not keys:
+            np.copyto(out, keys)
         return 0
 
     def first_outside(self, keys: np.ndarray) -> int | None:

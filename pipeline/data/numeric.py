@@ -1,19 +1,23 @@
-"""Encoders of number columns: a scaled value with its missing flag, and a quantile bucket."""
+"""Encoders of number columns: scaled values with their missing flags, and quantile buckets.
+
+Legend: B rows, N numeric columns of dense_BN, M number features.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.data.columns import as_values, column_of, numbers
+from pipeline.data.columns import as_values, column_of, matrix_of, numbers
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class NumericEncoder:
-    """Numbers of one column → scaled float32, missing flag, bucket row.
+    """How the numbers of one column become a scaled value, a missing flag and a bucket row.
 
     ``value = clip((t(x) - shift) · factor)`` with t the identity or sign(x)·log(1 + |x|). Null,
     NaN and infinite numbers are missing: value 0 (the train mean when standardised), flag 1,
@@ -50,58 +54,132 @@ class NumericEncoder:
         assert self.edges is not None
         return self.edges.size + 2
 
+    def bucket_B(self, x_B: np.ndarray, missing_B: np.ndarray | None) -> np.ndarray:
+        """int64 (B,) bucket rows."""
+        assert self.edges is not None
+        bucket_B: np.ndarray = np.searchsorted(self._edges_as(x_B.dtype), x_B, side="right")
+        bucket_B += 1
+        if missing_B is not None:
+            bucket_B[missing_B] = 0
+        return bucket_B
+
+    def _edges_as(self, kind: np.dtype) -> np.ndarray:
+        assert self.edges is not None
+        if kind == np.float64:
+            return self.edges
+        # The least float32 at or above an edge has the same float32 numbers at or above it.
+        near = self.edges.astype(np.float32)
+        return np.where(near < self.edges, np.nextafter(near, np.float32(np.inf)), near)
+
+
+class NumericEncoders:
+    """All number features at once; columns of one type go through each operation together."""
+
+    def __init__(self, encoders: Sequence[NumericEncoder]) -> None:
+        self.encoders = tuple(encoders)
+        self.dense_names = tuple(name for e in self.encoders for name in e.dense_names)
+        groups = []
+        for kind in (pa.float32(), pa.float64()):
+            members = [e for e in self.encoders if e.type == kind]
+            if members:
+                groups.append(_Group(members, kind, self.dense_names))
+        self._groups = groups
+
+    def encode(
+        self, batch: pa.RecordBatch, buckets: dict[str, np.ndarray], counters: Counter[str]
+    ) -> np.ndarray:
+        """float32 dense_BN; fills ``buckets[name]``, int64 (B,), of the features that have them."""
+        dense_NB = np.empty((len(self.dense_names), batch.num_rows), np.float32)
+        for group in self._groups:
+            group.encode(batch, dense_NB, buckets, counters)
+        return np.ascontiguousarray(dense_NB.T)
+
+
+class _Group:
+    """Number features of one type."""
+
+    def __init__(
+        self, encoders: Sequence[NumericEncoder], kind: pa.DataType, dense_names: tuple[str, ...]
+    ) -> None:
+        self._encoders = encoders
+        self._kind = kind
+        self._names = tuple(e.name for e in encoders)
+        number = np.float32 if pa.types.is_float32(kind) else np.float64
+        self._shift_M1 = np.array([[e.shift] for e in encoders], number)
+        self._factor_M1 = np.array([[e.factor] for e in encoders], number)
+        limit = [[_FLOAT32_MAX if e.clip is None else e.clip] for e in encoders]
+        self._highest_M1 = np.array(limit, number)
+        self._lowest_M1 = np.negative(self._highest_M1)
+        # A clip, and for doubles the range of float32, which they must not leave.
+        self._limited = number is np.float64 or any(e.clip is not None for e in encoders)
+        self._logs = [m for m, e in enumerate(encoders) if e.log1p]
+        place = {name: position for position, name in enumerate(dense_names)}
+        self._values = [(m, place[e.name]) for m, e in enumerate(encoders) if e.value]
+        self._flags = [
+            (m, place[f"{e.name}:missing"]) for m, e in enumerate(encoders) if e.flag and e.value
+        ]
+        self._buckets = [m for m, e in enumerate(encoders) if e.edges is not None]
+
     def encode(
         self,
         batch: pa.RecordBatch,
-        dense_BN: np.ndarray,
-        bucket_B: np.ndarray | None,
+        dense_NB: np.ndarray,
+        buckets: dict[str, np.ndarray],
         counters: Counter[str],
     ) -> None:
-        """Fills this feature's columns of dense_BN (value, then flag) and its bucket column."""
-        x_B = numbers(as_values(column_of(batch, self.name), self.type, self.name))
-        missing_B = self._missing(x_B, counters)
-        if self.value:
-            dense_BN[:, 0] = self._scaled(x_B, missing_B)
-            if self.flag:
-                dense_BN[:, 1] = 0.0 if missing_B is None else missing_B
-        if bucket_B is not None:
-            assert self.edges is not None
-            np.add(np.searchsorted(self.edges, x_B, side="right"), 1, out=bucket_B)
-            if missing_B is not None:
-                bucket_B[missing_B] = 0
+        x_MB = self._matrix(batch)
+        missing_MB = self._missing(x_MB, counters)
+        for m in self._buckets:
+            encoder = self._encoders[m]
+            missing_B = None if missing_MB is None else missing_MB[m]
+            buckets[encoder.name][:] = encoder.bucket_B(x_MB[m], missing_B)
+        self._scale(x_MB, missing_MB)
+        if len(self._values) == len(dense_NB):
+            dense_NB[:] = x_MB
+            return
+        for m, place in self._values:
+            dense_NB[place] = x_MB[m]
+        for m, place in self._flags:
+            dense_NB[place] = 0.0 if missing_MB is None else missing_MB[m]
 
-    def _missing(self, x_B: np.ndarray, counters: Counter[str]) -> np.ndarray | None:
+    def _matrix(self, batch: pa.RecordBatch) -> np.ndarray:
+        x_MB = matrix_of(batch, self._names, self._kind)
+        if x_MB is None:
+            columns = [
+                numbers(as_values(column_of(batch, name), self._kind, name)) for name in self._names
+            ]
+            x_MB = np.stack(columns)
+        return x_MB
+
+    def _missing(self, x_MB: np.ndarray, counters: Counter[str]) -> np.ndarray | None:
         # One pass decides the common case: a sum is finite only if every term is.
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(np.add.reduce(x_B)):
-                return None
-        missing_B = ~np.isfinite(x_B)
-        count = int(np.count_nonzero(missing_B))
-        if not count:
+            finite_M = np.isfinite(np.add.reduce(x_MB, axis=1))
+        if finite_M.all():
             return None
-        infinite = int(np.count_nonzero(np.isinf(x_B)))
-        if infinite:
-            counters[f"{self.name}/infinite"] += infinite
-        counters[f"{self.name}/missing"] += count
-        if self.value and not self.flag:
-            counters[f"{self.name}/missing_without_flag"] += count
-        return missing_B
+        missing_MB = ~np.isfinite(x_MB)
+        for m in np.flatnonzero(~finite_M).tolist():
+            encoder, count = self._encoders[m], int(np.count_nonzero(missing_MB[m]))
+            infinite = int(np.count_nonzero(np.isinf(x_MB[m])))
+            if count:
+                counters[f"{encoder.name}/missing"] += count
+            if infinite:
+                counters[f"{encoder.name}/infinite"] += infinite
+            if count and encoder.value and not encoder.flag:
+                counters[f"{encoder.name}/missing_without_flag"] += count
+        return missing_MB
 
-    def _scaled(self, x_B: np.ndarray, missing_B: np.ndarray | None) -> np.ndarray:
-        if self.log1p:
-            logs_B = np.abs(x_B)
-            np.log1p(logs_B, out=logs_B)
-            x_B = np.copysign(logs_B, x_B, out=logs_B)
-        if x_B.dtype == np.float32:
-            scaled_B = np.subtract(x_B, np.float32(self.shift))
-            np.multiply(scaled_B, np.float32(self.factor), out=scaled_B)
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):
-                # The limit keeps a huge double from becoming infinite in float32.
-                wide_B = np.clip((x_B - self.shift) * self.factor, -_FLOAT32_MAX, _FLOAT32_MAX)
-                scaled_B = wide_B.astype(np.float32)
-        if missing_B is not None:
-            scaled_B[missing_B] = 0.0
-        if self.clip is not None:
-            np.clip(scaled_B, np.float32(-self.clip), np.float32(self.clip), out=scaled_B)
-        return scaled_B
+    def _scale(self, x_MB: np.ndarray, missing_MB: np.ndarray | None) -> None:
+        """In place."""
+        for m in self._logs:
+            sign_B = np.sign(x_MB[m])
+            np.abs(x_MB[m], out=x_MB[m])
+            np.log1p(x_MB[m], out=x_MB[m])
+            x_MB[m] *= sign_B
+        with np.errstate(over="ignore", invalid="ignore"):
+            x_MB -= self._shift_M1
+            x_MB *= self._factor_M1
+        if self._limited:
+            np.clip(x_MB, self._lowest_M1, self._highest_M1, out=x_MB)
+        if missing_MB is not None:
+            x_MB[missing_MB] = 0.0

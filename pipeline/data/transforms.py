@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from pipeline.config.features import FeaturesConfig
 from pipeline.data.categorical import CategoricalEncoder
-from pipeline.data.columns import matrix_of, one_batch
+from pipeline.data.columns import one_batch
 from pipeline.data.encoded import EncodedFeatures
 from pipeline.data.lookup import HashLookup, IdentityLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import DatasetError
-from pipeline.data.numeric import NumericEncoder
+from pipeline.data.numeric import NumericEncoder, NumericEncoders
+from pipeline.data.single_ids import SingleIdEncoders
 
 STATE_NAME = "transforms.json"
 FORMAT_VERSION = 1
@@ -60,17 +61,17 @@ class FeatureTransforms:
         self.categorical = categorical
         self.numeric = numeric
         self.tables = tables
-        self.dense_names = tuple(name for encoder in numeric for name in encoder.dense_names)
+        self._numbers = NumericEncoders(numeric)
+        self.dense_names = self._numbers.dense_names
         weights = [encoder.weights for encoder in categorical if encoder.weights is not None]
         names = [encoder.name for encoder in categorical] + [encoder.name for encoder in numeric]
         self.columns = tuple(dict.fromkeys([*names, *weights]))
         self.counters: Counter[str] = Counter()
-        self._single = tuple(encoder for encoder in categorical if not encoder.is_list)
         self._lists = tuple(encoder for encoder in categorical if encoder.is_list)
-        self._buckets = tuple(encoder for encoder in numeric if encoder.edges is not None)
-        integers = [encoder for encoder in self._single if pa.types.is_integer(encoder.type)]
-        self._integers = tuple(encoder.name for encoder in integers)
-        self._others = len(integers) < len(self._single)
+        self._bucket_columns = tuple(e.name for e in numeric if e.edges is not None)
+        self._ids = SingleIdEncoders(
+            [encoder for encoder in categorical if not encoder.is_list], len(self._bucket_columns)
+        )
 
     @staticmethod
     def fit(features: FeaturesConfig, dataset_folder: str | Path) -> "FeatureTransforms":
@@ -87,7 +88,9 @@ class FeatureTransforms:
     @property
     def single_features(self) -> tuple[str, ...]:
         """KJT keys of the rows of ids_FB: single-valued ids, then buckets."""
-        return tuple(e.name for e in self._single) + tuple(bucket_name(e) for e in self._buckets)
+        return tuple(e.name for e in self._ids.encoders) + tuple(
+            map(bucket_name, self._bucket_columns)
+        )
 
     @property
     def list_features(self) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ class FeatureTransforms:
     @property
     def string_columns(self) -> tuple[str, ...]:
         """Columns best read as Arrow dictionaries: each distinct string is hashed once."""
-        return tuple(e.name for e in self._single if not pa.types.is_integer(e.type))
+        return tuple(e.name for e in self._ids.encoders if not pa.types.is_integer(e.type))
 
     def encode(
         self, rows: pa.RecordBatch | pa.Table, counters: Counter[str] | None = None
@@ -113,39 +116,11 @@ class FeatureTransforms:
         """
         counters = self.counters if counters is None else counters
         batch = one_batch(rows)
-        ids_FB, has_absent = self._encode_single(batch, counters)
+        ids_FB, has_absent = self._ids.encode(batch, counters)
         ragged = tuple(encoder.encode_lists(batch, counters) for encoder in self._lists)
-        dense_BN = np.empty((batch.num_rows, len(self.dense_names)), np.float32)
-        dense, bucket = 0, len(self._single)
-        for encoder in self.numeric:
-            bucket_B = None
-            if encoder.edges is not None:
-                bucket_B = ids_FB[bucket]
-                bucket += 1
-            width = len(encoder.dense_names)
-            encoder.encode(batch, dense_BN[:, dense : dense + width], bucket_B, counters)
-            dense += width
+        buckets = dict(zip(self._bucket_columns, ids_FB[len(self._ids.encoders) :], strict=True))
+        dense_BN = self._numbers.encode(batch, buckets, counters)
         return EncodedFeatures(ids_FB, has_absent, ragged, dense_BN)
-
-    def _encode_single(
-        self, batch: pa.RecordBatch, counters: Counter[str]
-    ) -> tuple[np.ndarray, bool]:
-        """ids_FB with the rows of the single-valued features filled, the buckets' still open."""
-        keys_FB = matrix_of(batch, self._integers, pa.int64())
-        if keys_FB is not None and not self._others and not self._buckets:
-            # Integers throughout: looked up in place.
-            for encoder, keys_B in zip(self._single, keys_FB, strict=True):
-                encoder.encode_keys(keys_B, keys_B, counters)
-            return keys_FB, False
-        ids_FB = np.empty((len(self._single) + len(self._buckets), batch.num_rows), np.int64)
-        keys = {} if keys_FB is None else dict(zip(self._integers, keys_FB, strict=True))
-        has_absent = False
-        for encoder, out_B in zip(self._single, ids_FB, strict=False):
-            if encoder.name in keys:
-                encoder.encode_keys(keys[encoder.name], out_B, counters)
-            else:
-                has_absent |= encoder.encode_single(batch, out_B, counters)
-        return ids_FB, has_absent
 
     def save(self, folder: str | Path) -> None:
         """Writes ``transforms.json`` and ``vocabularies/*.parquet`` into ``folder``."""
@@ -195,9 +170,9 @@ class FeatureTransforms:
         )
 
 
-def bucket_name(encoder: NumericEncoder) -> str:
+def bucket_name(column: str) -> str:
     """Table and KJT key of a numeric feature's buckets."""
-    return f"{encoder.name}_bucket"
+    return f"{column}_bucket"
 
 
 def _numeric_state(encoder: NumericEncoder) -> dict[str, Any]:

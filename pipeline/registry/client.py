@@ -1,6 +1,7 @@
 """The registry from a user's side: fetch a version, score raw rows."""
 
 import re
+import sys
 import tempfile
 
 import mlflow.artifacts
@@ -31,7 +32,12 @@ def score_rows(experiment: Experiment, model_uri: str, rows: pd.DataFrame) -> pd
     """
     with tempfile.TemporaryDirectory(prefix="ple-model-") as folder:
         path = download_version(experiment, model_uri, folder)
-        scores: pd.DataFrame = mlflow.pyfunc.load_model(path).predict(rows)
+        before = sys.path
+        try:
+            scores: pd.DataFrame = mlflow.pyfunc.load_model(path).predict(rows)
+        finally:
+            # MLflow puts the model's own code first, for good; processes started later inherit it.
+            sys.path = before
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Step metrics from rank 0 to MLflow, beside the training loop."""
+"""Step metrics to MLflow, beside the run that posts them."""
 
 import threading
 from collections.abc import Mapping

@@ -85,7 +85,7 @@ def test_mlflow_holds_the_run(two_workers: tuple[Path, dict]) -> None:
     run = mlflow.get_run(summary["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["train.workers"] == "2"
-    assert run.data.metrics["best/test/click/auc"] == summary["splits"]["test"]["click"]["auc"]
+    assert run.data.metrics["test/click/auc"] == summary["splits"]["test"]["click"]["auc"]
     history = mlflow.get_metric_history(summary["run_id"], "train/loss")
     steps = [point.step for point in history]
     assert steps == sorted(set(steps))

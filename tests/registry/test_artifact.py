@@ -80,8 +80,10 @@ def test_absent_columns_nulls_and_empty_lists_score_alike(scorer):
 
 
 def test_unknown_ids_share_one_score_that_is_not_that_of_missing(scorer):
-    users = pd.DataFrame({"user": ["never seen", "nor this", None, "u3"]})
-    scores = scorer.score_frame(users)["click"].to_numpy()
+    users = pd.DataFrame({"user": ["never seen", "nor this", None, "u3"]}, index=[7, 3, 3, 1])
+    scored = scorer.score_frame(users)["click"]
+    assert list(scored.index) == [7, 3, 3, 1]
+    scores = scored.to_numpy()
     assert scores[0] == scores[1]
     assert len(set(scores)) == 3
 
@@ -180,15 +182,18 @@ def test_a_second_registration_moves_the_alias(registered, trained):
 
 def test_rows_scored_through_the_registry(registered, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
     scores = score_rows(
         trained.experiment, "models:/shop.ranker@candidate", trained.raw_rows(3, 7).to_pandas()
     )
     expected = trained.scorer.score_frame(trained.raw_rows(3, 7).to_pandas())
     pd.testing.assert_frame_equal(scores, expected)
+    assert sys.path == before
     assert not list(tmp_path.iterdir()), "MLflow opened a store of its own here"
 
 
-def test_the_serving_payload_of_mlflow_is_scored(registered, trained, tmp_path):
+def test_the_serving_payload_of_mlflow_is_scored(registered, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path)  # loading changes it
     path = download_version(trained.experiment, registered.version.uri, str(tmp_path))
     records = [
         {"user": "u3", "item": 7, "tags": [1, 2], "words": ["w1"], "relevance": [0.5], "price": 1},
