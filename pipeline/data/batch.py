@@ -195,7 +195,7 @@ class _KeyedLayout:
                 self._add_ragged(run.ragged, segments, lengths_FB[row], parts, weights)
                 length_per_key.append(int(lengths_FB[row].sum()))
             else:
-                values_FB = _new((count, B), np.int64, full)
+                values_FB = _new((count, B), np.int32, full)
                 self._fill_run(values_FB, run, segments)
                 if absent:
                     present = values_FB >= 0
@@ -211,7 +211,7 @@ class _KeyedLayout:
             offset_per_key.append(offset_per_key[-1] + length)
         return KeyedJaggedTensor(
             keys=self.keys,
-            values=torch.from_numpy(np.concatenate(parts)),
+            values=torch.from_numpy(np.concatenate(parts, dtype=np.int64)),
             weights=torch.from_numpy(np.concatenate(weights)) if self._is_weighted else None,
             lengths=torch.from_numpy(lengths_FB.reshape(-1)),
             stride=B,

@@ -49,7 +49,7 @@ class CategoricalEncoder:
     def encode_single(
         self, batch: pa.RecordBatch, out_B: np.ndarray, counters: Counter[str]
     ) -> bool:
-        """Writes one table row per row into ``out_B``; returns whether any is ABSENT."""
+        """Writes one table row per row into int32 ``out_B``; returns whether any is ABSENT."""
         ids = as_values(column_of(batch, self.name), self.type, self.name)
         nulls = self._encode(ids, out_B, counters)
         if nulls is None:
@@ -59,7 +59,7 @@ class CategoricalEncoder:
         return absent
 
     def encode_keys(self, keys_B: np.ndarray, out_B: np.ndarray, counters: Counter[str]) -> None:
-        """The same for int64 ids without nulls; ``out_B`` may be ``keys_B``."""
+        """The same for int64 ids without nulls."""
         lookup = self.lookup
         if isinstance(lookup, IdentityLookup):
             outside = lookup.first_outside(keys_B)
@@ -83,7 +83,7 @@ class CategoricalEncoder:
             offsets_B1 = offsets_of(keep)[offsets_B1]
             ids = ids.filter(pa.array(keep))
             weights = None if weights is None else weights[keep]
-        rows = np.empty(len(ids), np.int64)
+        rows = np.empty(len(ids), np.int32)
         try:
             self._encode(ids, rows, counters)
         except BadValueError as fault:
@@ -147,7 +147,7 @@ class CategoricalEncoder:
         counters[f"{self.name}/missing"] += int(np.count_nonzero(nulls))
         if pa.types.is_integer(ids.type):
             known = np.flatnonzero(~nulls)
-            rows = np.empty(known.size, np.int64)
+            rows = np.empty(known.size, np.int32)
             try:
                 self.encode_keys(ids.drop_null().to_numpy(), rows, counters)
             except BadValueError as fault:
@@ -189,7 +189,7 @@ class _DictionaryRows:
         # A row group read in pieces repeats its dictionary with every piece.
         last = self._last
         if last is None or not last[0].equals(dictionary):
-            rows = np.empty(len(dictionary), np.int64)
+            rows = np.empty(len(dictionary), np.int32)
             last = (dictionary, rows, self._look_up(dictionary, rows))
             self._last = last
         return last[1], last[2]

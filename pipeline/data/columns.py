@@ -1,5 +1,7 @@
 """From raw columns of any castable type to the types the transforms were fitted on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,21 +61,20 @@ def one_batch(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
 
 
-def matrix_of(
-    batch: pa.RecordBatch, names: tuple[str, ...], kind: pa.DataType
-) -> np.ndarray | None:
+def matrix_of(batch: pa.RecordBatch, names: Sequence[str], kind: pa.DataType) -> np.ndarray | None:
     """Columns of one type as a writable matrix (columns, rows), copied by Arrow in one go.
 
-    None where a column is of another type or has nulls; such columns go one by one.
+    None where a column is absent, of another kind of type, or has nulls; such columns go one by
+    one.
     """
-    positions = [batch.schema.get_field_index(name) for name in names]
-    if not names or min(positions) < 0:
+    if not names:
         return None
-    for position in positions:
-        column = batch.column(position)
-        if column.type != kind or column.null_count:
-            return None
-    return batch.select(positions).to_tensor(row_major=False).to_numpy().T
+    try:
+        tensor = batch.select(names).to_tensor(row_major=False)
+    except (KeyError, pa.ArrowTypeError):
+        return None
+    # Columns of several types come out as the narrowest that holds them all.
+    return tensor.to_numpy().T if tensor.type == kind else None
 
 
 def as_values(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:

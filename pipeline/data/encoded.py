@@ -14,7 +14,7 @@ class Ragged:
     """One multi-valued feature: row b holds ``values[offsets[b] : offsets[b + 1]]``.
 
     Attributes:
-        values: int64, table rows.
+        values: int32, table rows.
         offsets_B1: int64, ascending from 0.
         weights: float32, one per value, or None.
     """
@@ -44,7 +44,7 @@ class EncodedFeatures:
     """Encoded features of B rows.
 
     Attributes:
-        ids_FB: int64 rows of the single-valued features' tables, feature by feature; -1 where
+        ids_FB: int32 rows of the single-valued features' tables, feature by feature; -1 where
             there is none.
         has_absent: whether any of ``ids_FB`` is -1.
         ragged: multi-valued features, in config order.
@@ -74,22 +74,45 @@ class EncodedRows:
         return self.labels_BT.shape[0]
 
 
-def gather_rows(pieces: Sequence[EncodedRows], index_B: np.ndarray) -> EncodedRows:
-    """The rows of ``index_B``, in its order, of the pieces laid end to end."""
-    features = [piece.features for piece in pieces]
-    ragged = [
-        concatenate_ragged(parts) for parts in zip(*(f.ragged for f in features), strict=True)
-    ]
+@dataclass(frozen=True)
+class Span:
+    """Rows start … stop-1 of some encoded rows."""
+
+    rows: EncodedRows
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+def gather_rows(spans: Sequence[Span], index_B: np.ndarray) -> EncodedRows:
+    """The rows of ``index_B``, in its order, of the spans laid end to end."""
+    features = [span.rows.features for span in spans]
+    ragged = []
+    for feature in range(len(features[0].ragged)):
+        parts = [_part(span.rows.features.ragged[feature], span) for span in spans]
+        ragged.append(concatenate_ragged(parts).take(index_B))
     return EncodedRows(
         EncodedFeatures(
-            _take_columns([f.ids_FB for f in features], index_B),
+            _take_columns([s.rows.features.ids_FB[:, s.start : s.stop] for s in spans], index_B),
             any(f.has_absent for f in features),
-            tuple(feature.take(index_B) for feature in ragged),
-            _take_rows([f.dense_BN for f in features], index_B),
+            tuple(ragged),
+            _take_rows([s.rows.features.dense_BN[s.start : s.stop] for s in spans], index_B),
         ),
-        _take_rows([piece.labels_BT for piece in pieces], index_B),
-        _take_rows([piece.weights_BT for piece in pieces], index_B),
+        _take_rows([s.rows.labels_BT[s.start : s.stop] for s in spans], index_B),
+        _take_rows([s.rows.weights_BT[s.start : s.stop] for s in spans], index_B),
     )
+
+
+def _part(ragged: Ragged, span: Span) -> Ragged:
+    if span.size == ragged.offsets_B1.size - 1:
+        return ragged
+    offsets_B1 = ragged.offsets_B1[span.start : span.stop + 1]
+    first, last = int(offsets_B1[0]), int(offsets_B1[-1])
+    weights = None if ragged.weights is None else ragged.weights[first:last]
+    return Ragged(ragged.values[first:last], offsets_B1 - first, weights)
 
 
 def offsets_of(lengths_B: np.ndarray) -> np.ndarray:
@@ -112,7 +135,7 @@ def concatenate_ragged(parts: Sequence[Ragged]) -> Ragged:
 
 def _take_columns(matrices_FB: Sequence[np.ndarray], index_B: np.ndarray) -> np.ndarray:
     # Column by column: one column of a block fits the second-level cache, all of them do not.
-    taken_FB = np.empty((matrices_FB[0].shape[0], index_B.size), np.int64)
+    taken_FB = np.empty((matrices_FB[0].shape[0], index_B.size), np.int32)
     for column, taken_B in enumerate(taken_FB):
         parts = [matrix_FB[column] for matrix_FB in matrices_FB]
         whole_B = parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -13,7 +13,7 @@ from pipeline.config.features import CategoricalFeature, FeaturesConfig, Numeric
 from pipeline.config.load import ConfigError
 from pipeline.data.categorical import CategoricalEncoder
 from pipeline.data.columns import value_type
-from pipeline.data.lookup import HashLookup, IdentityLookup, Lookup, VocabularyLookup
+from pipeline.data.lookup import LARGEST_TABLE, HashLookup, IdentityLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import STATISTICS_NAME, DatasetError, Manifest, load_manifest
 from pipeline.data.numeric import NumericEncoder
 from pipeline.data.transforms import EmbeddingTable, FeatureTransforms, bucket_name
@@ -102,10 +102,12 @@ def _lookup(
     statistics: dict[str, Any],
     folder: Path,
 ) -> Lookup:
+    if feature.rows is not None and feature.rows >= LARGEST_TABLE:
+        raise ConfigError(f"{key}.rows: a table has fewer than {LARGEST_TABLE:,} rows")
     if feature.encoder == "hash":
         assert feature.rows is not None
-        if not 2 <= feature.rows < 1 << 32:
-            raise ConfigError(f"{key}.rows: a hash table has 2 … 2^32 - 1 rows (row 0 = missing)")
+        if feature.rows < 2:
+            raise ConfigError(f"{key}.rows: a hash table has 2 rows or more (row 0 = missing)")
         return HashLookup(feature.rows)
     if feature.encoder == "identity":
         assert feature.rows is not None

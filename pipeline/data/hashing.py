@@ -47,19 +47,21 @@ def reduce_to_rows(hashes: np.ndarray, rows: int) -> np.ndarray:
 
 
 def hash_integers(values: np.ndarray, rows: int, offset: int, out: np.ndarray) -> None:
-    """Writes ``offset + reduce_to_rows(mix(values), rows)`` of int64 (n,) into int64 ``out``."""
+    """Writes ``offset + reduce_to_rows(mix(values), rows)`` of int64 (n,) into ``out``."""
     assert 0 < rows < 1 << 32, rows
-    unsigned, result = values.view(np.uint64), out.view(np.uint64)
-    scratch = np.empty(min(_PIECE, values.size), np.uint64)
-    half, factor = np.uint64(32), np.uint64(rows)
+    unsigned = values.view(np.uint64)
+    size = min(_PIECE, values.size)
+    hashes, scratches = np.empty(size, np.uint64), np.empty(size, np.uint64)
+    half, factor, first = np.uint64(32), np.uint64(rows), np.uint64(offset)
     for start in range(0, values.size, _PIECE):
-        z = result[start : start + _PIECE]
-        np.copyto(z, unsigned[start : start + _PIECE])
-        _mix_piece(z, scratch[: z.size])
+        piece = unsigned[start : start + _PIECE]
+        z, scratch = hashes[: piece.size], scratches[: piece.size]
+        np.copyto(z, piece)
+        _mix_piece(z, scratch)
         np.right_shift(z, half, out=z)
         np.multiply(z, factor, out=z)
         np.right_shift(z, half, out=z)
-        np.add(z, np.uint64(offset), out=z)
+        np.add(z, first, out=out[start : start + _PIECE], casting="unsafe")
 
 
 def hash_strings(strings: pa.Array) -> np.ndarray:

@@ -80,7 +80,8 @@ class BatchLoader:
         self._folder = str(folder)
         self._streams = range(streams * rank // world_size, streams * (rank + 1) // world_size)
         self.steps = self._plan.steps
-        self.local_batch_size = len(self._streams) * self._rows_each
+        # Row-wise sharding exchanges batches of one size: a worker with fewer streams pads.
+        self.local_batch_size = -(-streams // world_size) * self._rows_each
         self.counters: Counter[str] = Counter()
         self._prefetch = prefetch_batches
         self._pin_memory = pin_memory

@@ -8,6 +8,8 @@ from pipeline.data.hashing import hash_integers, hash_strings, reduce_to_rows
 
 MISSING_ROW = 0
 UNKNOWN_ROW = 1
+# Encoded ids are int32: half the memory to shuffle.
+LARGEST_TABLE = 1 << 31
 # A direct table may be this many times larger than the vocabulary, and this large in any case.
 _DIRECT_FACTOR = 8
 _DIRECT_MINIMUM = 1 << 16
@@ -33,16 +35,16 @@ class VocabularyLookup:
             raise ValueError("the vocabulary holds an id twice")
 
     def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
-        """Writes the row of every int64 key into int64 ``out``; returns how many are unknown."""
+        """Writes the row of every int64 key into int32 ``out``; returns how many are unknown."""
         if self._direct is None:
             assert self._index is not None
             # get_indexer says -1 for an absent key; plus 2, that is the unknown row.
-            np.add(self._index.get_indexer(keys), 2, out=out)
+            np.add(self._index.get_indexer(keys), 2, out=out, casting="unsafe")
         else:
             # Below the lowest id the unsigned difference wraps around to above the highest one.
             position = (keys - self._low).view(np.uint64)
             np.minimum(position, np.uint64(self._direct.size - 1), out=position)
-            self._direct.take(position.view(np.int64), out=out, mode="wrap")
+            self._direct.take(position.view(np.int64), out=out, mode="clip")
         return int(np.count_nonzero(out == UNKNOWN_ROW))
 
 
@@ -58,7 +60,7 @@ class HashLookup:
 
     def rows_of_hashed(self, hashes: np.ndarray, out: np.ndarray) -> int:
         """The same for strings, whose keys are hashes already."""
-        np.add(reduce_to_rows(hashes, self.table_rows - 1), 1, out=out)
+        np.add(reduce_to_rows(hashes, self.table_rows - 1), 1, out=out, casting="unsafe")
         return 0
 
 
@@ -69,8 +71,7 @@ class IdentityLookup:
         self.table_rows = table_rows
 
     def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
-        if out is not keys:
-            np.copyto(out, keys)
+        np.copyto(out, keys, casting="unsafe")
         return 0
 
     def first_outside(self, keys: np.ndarray) -> int | None:
@@ -87,11 +88,11 @@ Lookup = VocabularyLookup | HashLookup | IdentityLookup
 def _direct_table(keys: np.ndarray) -> tuple[np.int64, np.ndarray | None]:
     """A table from id - lowest id to row, where ids are dense enough; its last item is unknown."""
     if not keys.size:
-        return np.int64(0), np.full(1, UNKNOWN_ROW, np.int64)
+        return np.int64(0), np.full(1, UNKNOWN_ROW, np.int32)
     low, high = int(keys.min()), int(keys.max())
     if high - low >= max(_DIRECT_FACTOR * keys.size, _DIRECT_MINIMUM):
         return np.int64(0), None
-    direct = np.full(high - low + 2, UNKNOWN_ROW, np.int64)
+    direct = np.full(high - low + 2, UNKNOWN_ROW, np.int32)
     direct[keys - low] = np.arange(2, 2 + keys.size)
     if np.count_nonzero(direct != UNKNOWN_ROW) != keys.size:
         raise ValueError("the vocabulary holds an id twice")

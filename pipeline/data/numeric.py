@@ -55,7 +55,7 @@ class NumericEncoder:
         return self.edges.size + 2
 
     def bucket_B(self, x_B: np.ndarray, missing_B: np.ndarray | None) -> np.ndarray:
-        """int64 (B,) bucket rows."""
+        """int64 (B,) rows of the bucket table."""
         assert self.edges is not None
         bucket_B: np.ndarray = np.searchsorted(self._edges_as(x_B.dtype), x_B, side="right")
         bucket_B += 1
@@ -88,7 +88,7 @@ class NumericEncoders:
     def encode(
         self, batch: pa.RecordBatch, buckets: dict[str, np.ndarray], counters: Counter[str]
     ) -> np.ndarray:
-        """float32 dense_BN; fills ``buckets[name]``, int64 (B,), of the features that have them."""
+        """float32 dense_BN; fills ``buckets[name]``, int32 (B,), of the features that have them."""
         dense_NB = np.empty((len(self.dense_names), batch.num_rows), np.float32)
         for group in self._groups:
             group.encode(batch, dense_NB, buckets, counters)
@@ -103,7 +103,7 @@ class _Group:
     ) -> None:
         self._encoders = encoders
         self._kind = kind
-        self._names = tuple(e.name for e in encoders)
+        self._names = [e.name for e in encoders]
         number = np.float32 if pa.types.is_float32(kind) else np.float64
         self._shift_M1 = np.array([[e.shift] for e in encoders], number)
         self._factor_M1 = np.array([[e.factor] for e in encoders], number)

@@ -12,9 +12,10 @@ from pipeline.data.columns import one_batch
 from pipeline.data.manifest import DatasetError
 from pipeline.data.plan import SplitIndex
 
-# Rows decoded at a time, where the row groups allow it: small row groups of a file are decoded
-# together, large ones in slices.
-READ_ROWS = 16_384
+# Row groups up to READ_ROWS are decoded whole, small ones of a file together up to that size,
+# larger ones in slices of SLICE_ROWS.
+READ_ROWS = 65_536
+SLICE_ROWS = 16_384
 _OPEN_FILES = 16
 # Compressed bytes fetched at a time for one column of a huge row group.
 _HUGE_GROUP = 1 << 18
@@ -75,10 +76,12 @@ class ShardReader:
         index = self._index
         while first < stop:
             group = index.group_of(first)
-            last = self._last_together(group, stop)
-            begin, end = int(index.group_start[group]), int(index.group_start[last + 1])
+            begin = int(index.group_start[group])
+            last = group if first > begin else self._last_together(group, stop)
+            end = int(index.group_start[last + 1])
             until = min(stop, end)
-            if last > group or end - begin <= READ_ROWS:
+            # A row group wanted in part is read in slices: what follows the part stays unread.
+            if end - begin <= READ_ROWS and (first, until) == (begin, end):
                 pieces = self._together(group, last)
             else:
                 pieces = self._slices(group)
@@ -121,7 +124,7 @@ class ShardReader:
         rows = self._index.group_start[group + 1] - self._index.group_start[group]
         file = self._file(shard, huge=bool(rows > _HUGE_GROUP))
         try:
-            yield from file.iter_batches(READ_ROWS, [number], self._columns, use_threads=False)
+            yield from file.iter_batches(SLICE_ROWS, [number], self._columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(shard, [number], error) from error
 

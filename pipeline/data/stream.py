@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pipeline.data.encoded import EncodedRows, gather_rows
+from pipeline.data.encoded import EncodedRows, Span, gather_rows
 from pipeline.data.faults import BadColumnError, BadValueError
 from pipeline.data.manifest import DatasetError
 from pipeline.data.plan import SplitIndex, StreamPlan
@@ -65,15 +65,13 @@ def stream_rows(
             yield encode(piece)
         return
     block = int(np.searchsorted(plan.block_at, position, side="right")) - 1
-    source = _Source(_walk(plan, reader, int(plan.block_at[block])))
+    source = _Source(encode(piece) for piece in _walk(plan, reader, int(plan.block_at[block])))
     for number in range(block, plan.block_at.size - 1):
         size = int(plan.block_at[number + 1] - plan.block_at[number])
         order = plan.permutation(number)
         if number == block:
             order = order[position - int(plan.block_at[block]) :]
-        # Encoded as it is decoded, while it is in the cache; then gathered in the order.
-        pieces = [encode(piece) for piece in source.take(size)]
-        yield gather_rows(pieces, order)
+        yield gather_rows(source.take(size), order)
 
 
 def _walk(plan: StreamPlan, reader: ShardReader, position: int) -> Iterator[Piece]:
@@ -86,18 +84,25 @@ def _walk(plan: StreamPlan, reader: ShardReader, position: int) -> Iterator[Piec
 
 
 class _Source:
-    """Hands decoded rows out in any amounts."""
+    """Hands encoded rows out in any amounts."""
 
-    def __init__(self, pieces: Iterator[Piece]) -> None:
+    def __init__(self, pieces: Iterator[EncodedRows]) -> None:
         self._pieces = pieces
-        self._left: Piece | None = None
+        self._left: Span | None = None
 
-    def take(self, rows: int) -> Iterator[Piece]:
+    def take(self, rows: int) -> list[Span]:
+        """The next ``rows`` rows."""
+        spans: list[Span] = []
         while rows:
-            piece = self._left or next(self._pieces)
+            span = self._left or _whole(next(self._pieces))
             self._left = None
-            if piece.rows > rows:
-                self._left = piece.slice(rows, piece.rows - rows)
-                piece = piece.slice(0, rows)
-            rows -= piece.rows
-            yield piece
+            if span.size > rows:
+                self._left = Span(span.rows, span.start + rows, span.stop)
+                span = Span(span.rows, span.start, span.start + rows)
+            spans.append(span)
+            rows -= span.size
+        return spans
+
+
+def _whole(rows: EncodedRows) -> Span:
+    return Span(rows, 0, rows.rows)

@@ -21,7 +21,6 @@ from pipeline.data.encoded import EncodedFeatures
 from pipeline.data.lookup import HashLookup, IdentityLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import DatasetError
 from pipeline.data.numeric import NumericEncoder, NumericEncoders
-from pipeline.data.single_ids import SingleIdEncoders
 
 STATE_NAME = "transforms.json"
 FORMAT_VERSION = 1
@@ -69,9 +68,7 @@ class FeatureTransforms:
         self.counters: Counter[str] = Counter()
         self._lists = tuple(encoder for encoder in categorical if encoder.is_list)
         self._bucket_columns = tuple(e.name for e in numeric if e.edges is not None)
-        self._ids = SingleIdEncoders(
-            [encoder for encoder in categorical if not encoder.is_list], len(self._bucket_columns)
-        )
+        self._single = tuple(encoder for encoder in categorical if not encoder.is_list)
 
     @staticmethod
     def fit(features: FeaturesConfig, dataset_folder: str | Path) -> "FeatureTransforms":
@@ -88,9 +85,7 @@ class FeatureTransforms:
     @property
     def single_features(self) -> tuple[str, ...]:
         """KJT keys of the rows of ids_FB: single-valued ids, then buckets."""
-        return tuple(e.name for e in self._ids.encoders) + tuple(
-            map(bucket_name, self._bucket_columns)
-        )
+        return tuple(e.name for e in self._single) + tuple(map(bucket_name, self._bucket_columns))
 
     @property
     def list_features(self) -> tuple[str, ...]:
@@ -100,7 +95,7 @@ class FeatureTransforms:
     @property
     def string_columns(self) -> tuple[str, ...]:
         """Columns best read as Arrow dictionaries: each distinct string is hashed once."""
-        return tuple(e.name for e in self._ids.encoders if not pa.types.is_integer(e.type))
+        return tuple(e.name for e in self._single if not pa.types.is_integer(e.type))
 
     def encode(
         self, rows: pa.RecordBatch | pa.Table, counters: Counter[str] | None = None
@@ -116,11 +111,16 @@ class FeatureTransforms:
         """
         counters = self.counters if counters is None else counters
         batch = one_batch(rows)
-        ids_FB, has_absent = self._ids.encode(batch, counters)
+        singles = len(self._single)
+        ids_FB = np.empty((singles + len(self._bucket_columns), batch.num_rows), np.int32)
+        absent = [
+            encoder.encode_single(batch, ids_B, counters)
+            for encoder, ids_B in zip(self._single, ids_FB, strict=False)
+        ]
         ragged = tuple(encoder.encode_lists(batch, counters) for encoder in self._lists)
-        buckets = dict(zip(self._bucket_columns, ids_FB[len(self._ids.encoders) :], strict=True))
+        buckets = dict(zip(self._bucket_columns, ids_FB[singles:], strict=True))
         dense_BN = self._numbers.encode(batch, buckets, counters)
-        return EncodedFeatures(ids_FB, has_absent, ragged, dense_BN)
+        return EncodedFeatures(ids_FB, any(absent), ragged, dense_BN)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``transforms.json`` and ``vocabularies/*.parquet`` into ``folder``."""

@@ -9,7 +9,14 @@ from torchrec import KeyedJaggedTensor
 
 from pipeline.data.batch import Batch, Collator, Segment
 from pipeline.data.categorical import CategoricalEncoder
-from pipeline.data.encoded import EncodedFeatures, EncodedRows, Ragged, gather_rows, offsets_of
+from pipeline.data.encoded import (
+    EncodedFeatures,
+    EncodedRows,
+    Ragged,
+    Span,
+    gather_rows,
+    offsets_of,
+)
 from pipeline.data.lookup import IdentityLookup
 from pipeline.data.numeric import NumericEncoder
 from pipeline.data.transforms import EmbeddingTable, FeatureTransforms
@@ -34,7 +41,7 @@ def transforms_of(*names: str) -> FeatureTransforms:
 
 
 def ragged(lists: list[list[int]], weighted: bool = False) -> Ragged:
-    values = np.array([v for row in lists for v in row], np.int64)
+    values = np.array([v for row in lists for v in row], np.int32)
     offsets = offsets_of(np.array([len(row) for row in lists], np.int64))
     return Ragged(values, offsets, values.astype(np.float32) / 2 if weighted else None)
 
@@ -45,7 +52,7 @@ def encoded(
     weighted: list[list[list[int]]] | None = None,
 ) -> EncodedRows:
     """Rows with numbers 0, 1, …, labels of the same value and weights 1."""
-    ids_FB = np.array(ids, np.int64)
+    ids_FB = np.array(ids, np.int32)
     jagged = [ragged(x) for x in lists or []] + [ragged(x, True) for x in weighted or []]
     rows = ids_FB.shape[1]
     column_B1 = np.arange(rows, dtype=np.float32)[:, None]
@@ -123,7 +130,7 @@ def test_without_ids() -> None:
     rows = encoded([[1]])
     number = transforms_of("a").numeric
     transforms = FeatureTransforms((), number, ())
-    features = EncodedFeatures(np.empty((0, 1), np.int64), False, (), rows.features.dense_BN)
+    features = EncodedFeatures(np.empty((0, 1), np.int32), False, (), rows.features.dense_BN)
     only_numbers = EncodedRows(features, rows.labels_BT, rows.weights_BT)
     batch = collate(transforms, 1, Segment(only_numbers, 0, 1, 0))
     assert batch.ids is None
@@ -155,7 +162,8 @@ def test_gathering_equals_indexing(data: st.DataObject) -> None:
         all_lists += lists
     order = data.draw(st.permutations(range(len(all_ids))))
     keep = order[data.draw(st.integers(0, len(order))) :]
-    rows = gather_rows(pieces, np.array(keep, np.int64))
+    spans = [Span(piece, 0, piece.rows) for piece in pieces]
+    rows = gather_rows(spans, np.array(keep, np.int64))
     assert rows.rows == len(keep)
     assert rows.features.ids_FB.tolist() == [[all_ids[i] for i in keep]]
     expected = ragged([all_lists[i] for i in keep], weighted=True)
