@@ -41,9 +41,7 @@ def measure(args: argparse.Namespace) -> None:
         from pipeline.benchmark.data import measure_data
 
         summary = measure_data(args.rows, args.pairs)
-        rows = [
-            [k, f"{v:.2f}"] for k, v in summary.items() if isinstance(v, float)
-        ]
+        rows = [[k, f"{v:.2f}"] for k, v in summary.items() if isinstance(v, float)]
         console.table("reader", ["ratio", "median"], rows)
     write_summary(args.summary, summary)
 

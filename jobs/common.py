@@ -33,8 +33,9 @@ def add_summary_argument(parser: argparse.ArgumentParser) -> None:
 def quieten_libraries() -> None:
     """Keeps the notices of MLflow and torch out of a job's output; their warnings stay."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # MLflow sets the level of "mlflow" itself when it is imported, but not of those below it.
+    for name in ("mlflow.pyfunc", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Importing torchrec makes torch advise its own developers.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 

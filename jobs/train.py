@@ -41,9 +41,9 @@ def train(args: argparse.Namespace) -> None:
         f"{result.rows_trained:,} rows trained at {result.examples_per_second:,.0f} examples/s, "
         f"{result.data_wait_fraction:.1%} of the time waiting for data"
     )
-    if result.counters:
-        counted = (f"{name} {count:,}" for name, count in result.counters.items() if count)
-        console.note("counted while reading: " + ", ".join(counted))
+    counted = [f"{name} {n:,}" for name, n in result.counters.items() if n and "/" in name]
+    if counted:
+        console.note("counted while reading, over all passes: " + ", ".join(counted))
     console.note(f"registered {version.name} version {version.version} (@{version.alias})")
     model_uri = f"models:/{version.name}@{version.alias}"
     scores = score_rows(experiment, model_uri, outcome.examples)
@@ -52,7 +52,7 @@ def train(args: argparse.Namespace) -> None:
         ["row", *scores.columns],
         [[str(i), *(f"{v:.4f}" for v in row)] for i, row in enumerate(scores.to_numpy())],
     )
-    console.note(f"MLflow page: {outcome.page}")
+    console.note(f"open the MLflow page: {outcome.page}")
 
 
 if __name__ == "__main__":

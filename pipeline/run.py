@@ -81,7 +81,7 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
     with ray_session(experiment):
         placement = resolve_placement(experiment)
         with Tracker.start(experiment, manifest) as tracker:
-            console.note(f"run {tracker.run_id} · MLflow: {tracker.page}")
+            console.note(f"MLflow run {tracker.run_id}")
             run_folder = Path(experiment.storage.path) / tracker.run_id
             transforms.save(run_folder / "transforms")
             launched = time.perf_counter()

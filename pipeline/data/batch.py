@@ -115,18 +115,15 @@ class Collator:
         )
 
     def __call__(self, segments: Sequence[Segment], cursor: dict[str, Any]) -> Batch:
-        B, N, T = self.batch_rows, self._dense, self._tasks
         rows = sum(segment.stop - segment.start for segment in segments)
-        full = rows == B
-        dense_BN = _new((B, N), np.float32, full)
-        labels_BT = _new((B, T), np.float32, full)
-        weights_BT = _new((B, T), np.float32, full)
-        for segment in segments:
-            source = slice(segment.start, segment.stop)
-            span = slice(segment.at, segment.at + segment.stop - segment.start)
-            dense_BN[span] = segment.rows.features.dense_BN[source]
-            labels_BT[span] = segment.rows.labels_BT[source]
-            weights_BT[span] = segment.rows.weights_BT[source]
+        full = rows == self.batch_rows
+        if full and len(segments) == 1 and segments[0].rows.rows == rows:
+            # A batch by themselves: nothing to put together.
+            whole = segments[0].rows
+            dense_BN, labels_BT = whole.features.dense_BN, whole.labels_BT
+            weights_BT = whole.weights_BT
+        else:
+            dense_BN, labels_BT, weights_BT = self._numbers(segments, full)
         return Batch(
             ids=self._unweighted.build(segments, full),
             weighted_ids=self._weighted.build(segments, full),
@@ -136,6 +133,21 @@ class Collator:
             rows=rows,
             cursor=cursor,
         )
+
+    def _numbers(
+        self, segments: Sequence[Segment], full: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        B, N, T = self.batch_rows, self._dense, self._tasks
+        dense_BN = _new((B, N), np.float32, full)
+        labels_BT = _new((B, T), np.float32, full)
+        weights_BT = _new((B, T), np.float32, full)
+        for segment in segments:
+            source = slice(segment.start, segment.stop)
+            span = slice(segment.at, segment.at + segment.stop - segment.start)
+            dense_BN[span] = segment.rows.features.dense_BN[source]
+            labels_BT[span] = segment.rows.labels_BT[source]
+            weights_BT[span] = segment.rows.weights_BT[source]
+        return dense_BN, labels_BT, weights_BT
 
 
 class _KeyedLayout:
@@ -164,12 +176,16 @@ class _KeyedLayout:
 
     def _build_single(self, segments: Sequence[Segment], full: bool) -> KeyedJaggedTensor:
         F, B = len(self.keys), self._B
-        values_FB = _new((F, B), np.int64, full)
-        row = 0
-        for run in self._runs:
-            count = run.stop - run.first
-            self._fill_run(values_FB[row : row + count], run, segments)
-            row += count
+        whole_FB = segments[0].rows.features.ids_FB if full and len(segments) == 1 else None
+        if whole_FB is not None and whole_FB.shape == (F, B) and whole_FB.dtype == np.int64:
+            values_FB = whole_FB
+        else:
+            values_FB = _new((F, B), np.int64, full)
+            row = 0
+            for run in self._runs:
+                count = run.stop - run.first
+                self._fill_run(values_FB[row : row + count], run, segments)
+                row += count
         return KeyedJaggedTensor(
             keys=self.keys,
             values=torch.from_numpy(values_FB.reshape(-1)),

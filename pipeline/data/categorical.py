@@ -49,7 +49,7 @@ class CategoricalEncoder:
     def encode_single(
         self, batch: pa.RecordBatch, out_B: np.ndarray, counters: Counter[str]
     ) -> bool:
-        """Writes one table row per row into int32 ``out_B``; returns whether any is ABSENT."""
+        """Writes one table row per row into ``out_B``; returns whether any is ABSENT."""
         ids = as_values(column_of(batch, self.name), self.type, self.name)
         nulls = self._encode(ids, out_B, counters)
         if nulls is None:
@@ -59,7 +59,7 @@ class CategoricalEncoder:
         return absent
 
     def encode_keys(self, keys_B: np.ndarray, out_B: np.ndarray, counters: Counter[str]) -> None:
-        """The same for int64 ids without nulls."""
+        """The same for int64 ids without nulls; ``out_B`` may be ``keys_B``."""
         lookup = self.lookup
         if isinstance(lookup, IdentityLookup):
             outside = lookup.first_outside(keys_B)
@@ -74,7 +74,9 @@ class CategoricalEncoder:
         if unknown:
             counters[f"{self.name}/unknown_ids"] += unknown
 
-    def encode_lists(self, batch: pa.RecordBatch, counters: Counter[str]) -> Ragged:
+    def encode_lists(
+        self, batch: pa.RecordBatch, counters: Counter[str], kind: type = np.int64
+    ) -> Ragged:
         """Table rows of the lists, and their weights if the feature has them."""
         ids, offsets_B1 = as_lists(column_of(batch, self.name), self.type, self.name)
         weights = None if self.weights is None else self._weights_of(batch, offsets_B1)
@@ -83,7 +85,7 @@ class CategoricalEncoder:
             offsets_B1 = offsets_of(keep)[offsets_B1]
             ids = ids.filter(pa.array(keep))
             weights = None if weights is None else weights[keep]
-        rows = np.empty(len(ids), np.int32)
+        rows = np.empty(len(ids), kind)
         try:
             self._encode(ids, rows, counters)
         except BadValueError as fault:
@@ -182,7 +184,7 @@ class _DictionaryRows:
         if not rows.size:
             out[:] = MISSING_ROW
             return 0
-        rows.take(indices.to_numpy(), out=out, mode="clip")
+        out[:] = rows.take(indices.to_numpy(), mode="clip")
         return int(np.count_nonzero(out == UNKNOWN_ROW)) if unknown else 0
 
     def _dictionary_rows(self, dictionary: pa.Array) -> tuple[np.ndarray, int]:

@@ -14,7 +14,7 @@ class Ragged:
     """One multi-valued feature: row b holds ``values[offsets[b] : offsets[b + 1]]``.
 
     Attributes:
-        values: int32, table rows.
+        values: int64 or int32, table rows.
         offsets_B1: int64, ascending from 0.
         weights: float32, one per value, or None.
     """
@@ -44,8 +44,8 @@ class EncodedFeatures:
     """Encoded features of B rows.
 
     Attributes:
-        ids_FB: int32 rows of the single-valued features' tables, feature by feature; -1 where
-            there is none.
+        ids_FB: int64 or int32, rows of the tables of the single-valued features, feature by
+            feature; -1 where there is none.
         has_absent: whether any of ``ids_FB`` is -1.
         ragged: multi-valued features, in config order.
         dense_BN: float32 numeric columns, in the order of ``FeatureTransforms.dense_names``.
@@ -85,6 +85,9 @@ class Span:
     @property
     def size(self) -> int:
         return self.stop - self.start
+
+    def slice(self, start: int, rows: int) -> "Span":
+        return Span(self.rows, self.start + start, self.start + start + rows)
 
 
 def gather_rows(spans: Sequence[Span], index_B: np.ndarray) -> EncodedRows:
@@ -135,7 +138,7 @@ def concatenate_ragged(parts: Sequence[Ragged]) -> Ragged:
 
 def _take_columns(matrices_FB: Sequence[np.ndarray], index_B: np.ndarray) -> np.ndarray:
     # Column by column: one column of a block fits the second-level cache, all of them do not.
-    taken_FB = np.empty((matrices_FB[0].shape[0], index_B.size), np.int32)
+    taken_FB = np.empty((matrices_FB[0].shape[0], index_B.size), matrices_FB[0].dtype)
     for column, taken_B in enumerate(taken_FB):
         parts = [matrix_FB[column] for matrix_FB in matrices_FB]
         whole_B = parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -171,8 +171,9 @@ class BatchLoader:
         )
         try:
             position = first * self._rows_each
+            alone = self._rows_each if self._rows_each == self.local_batch_size else None
             walks = [
-                _Walk(stream_rows(plan, reader, self._encoder, position))
+                _Walk(stream_rows(plan, reader, self._encoder, position, alone))
                 for plan in self._plan.epoch(epoch, self._streams)
             ]
             for step in range(first, self.steps):

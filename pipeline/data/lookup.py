@@ -8,7 +8,7 @@ from pipeline.data.hashing import hash_integers, hash_strings, reduce_to_rows
 
 MISSING_ROW = 0
 UNKNOWN_ROW = 1
-# Encoded ids are int32: half the memory to shuffle.
+# Encoded ids fit int32, in which they wait to be shuffled: half the memory.
 LARGEST_TABLE = 1 << 31
 # A direct table may be this many times larger than the vocabulary, and this large in any case.
 _DIRECT_FACTOR = 8
@@ -35,7 +35,8 @@ class VocabularyLookup:
             raise ValueError("the vocabulary holds an id twice")
 
     def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
-        """Writes the row of every int64 key into int32 ``out``; returns how many are unknown."""
+        """Writes the row of every int64 key into ``out``, int64 or int32; returns how many
+        are unknown."""
         if self._direct is None:
             assert self._index is not None
             # get_indexer says -1 for an absent key; plus 2, that is the unknown row.
@@ -44,8 +45,15 @@ class VocabularyLookup:
             # Below the lowest id the unsigned difference wraps around to above the highest one.
             position = (keys - self._low).view(np.uint64)
             np.minimum(position, np.uint64(self._direct.size - 1), out=position)
-            self._direct.take(position.view(np.int64), out=out, mode="clip")
+            self._take(position.view(np.int64), out)
         return int(np.count_nonzero(out == UNKNOWN_ROW))
+
+    def _take(self, position: np.ndarray, out: np.ndarray) -> None:
+        assert self._direct is not None
+        if out.dtype == self._direct.dtype:
+            self._direct.take(position, out=out, mode="clip")
+        else:
+            out[:] = self._direct.take(position, mode="clip")
 
 
 class HashLookup:
@@ -71,7 +79,8 @@ class IdentityLookup:
         self.table_rows = table_rows
 
     def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
-        np.copyto(out, keys, casting="unsafe")
+        if out is not keys:
+            np.copyto(out, keys, casting="unsafe")
         return 0
 
     def first_outside(self, keys: np.ndarray) -> int | None:

@@ -89,9 +89,11 @@ class NumericEncoders:
         self, batch: pa.RecordBatch, buckets: dict[str, np.ndarray], counters: Counter[str]
     ) -> np.ndarray:
         """float32 dense_BN; fills ``buckets[name]``, int32 (B,), of the features that have them."""
+        if len(self._groups) == 1 and self._groups[0].fills_dense:
+            return np.ascontiguousarray(self._groups[0].scaled(batch, buckets, counters)[0].T)
         dense_NB = np.empty((len(self.dense_names), batch.num_rows), np.float32)
         for group in self._groups:
-            group.encode(batch, dense_NB, buckets, counters)
+            group.fill(dense_NB, *group.scaled(batch, buckets, counters))
         return np.ascontiguousarray(dense_NB.T)
 
 
@@ -118,15 +120,20 @@ class _Group:
         self._flags = [
             (m, place[f"{e.name}:missing"]) for m, e in enumerate(encoders) if e.flag and e.value
         ]
+        self._dense_columns = len(dense_names)
         self._buckets = [m for m, e in enumerate(encoders) if e.edges is not None]
 
-    def encode(
-        self,
-        batch: pa.RecordBatch,
-        dense_NB: np.ndarray,
-        buckets: dict[str, np.ndarray],
-        counters: Counter[str],
-    ) -> None:
+    @property
+    def fills_dense(self) -> bool:
+        """Whether the scaled float32 matrix is dense_NB as it is."""
+        return self._dense_columns == len(self._values) == len(self._encoders) and (
+            self._kind == pa.float32()
+        )
+
+    def scaled(
+        self, batch: pa.RecordBatch, buckets: dict[str, np.ndarray], counters: Counter[str]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Scaled numbers x_MB and the mask missing_MB (None = none are); fills the buckets."""
         x_MB = self._matrix(batch)
         missing_MB = self._missing(x_MB, counters)
         for m in self._buckets:
@@ -134,9 +141,10 @@ class _Group:
             missing_B = None if missing_MB is None else missing_MB[m]
             buckets[encoder.name][:] = encoder.bucket_B(x_MB[m], missing_B)
         self._scale(x_MB, missing_MB)
-        if len(self._values) == len(dense_NB):
-            dense_NB[:] = x_MB
-            return
+        return x_MB, missing_MB
+
+    def fill(self, dense_NB: np.ndarray, x_MB: np.ndarray, missing_MB: np.ndarray | None) -> None:
+        """Writes this group's rows of dense_NB."""
         for m, place in self._values:
             dense_NB[place] = x_MB[m]
         for m, place in self._flags:

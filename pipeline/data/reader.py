@@ -30,7 +30,7 @@ class Piece:
     first: int
 
     @property
-    def rows(self) -> int:
+    def size(self) -> int:
         return int(self.batch.num_rows)
 
     def slice(self, start: int, rows: int) -> "Piece":

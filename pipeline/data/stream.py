@@ -1,7 +1,8 @@
 """One logical stream: its rows of an epoch, encoded, in training order, from any position."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -32,9 +33,9 @@ class RowEncoder:
         self._counters = counters
         self.columns = list(dict.fromkeys([*transforms.columns, *targets.columns]))
 
-    def __call__(self, piece: Piece) -> EncodedRows:
+    def __call__(self, piece: Piece, ids: type[np.signedinteger[Any]] = np.int32) -> EncodedRows:
         try:
-            features = self._transforms.encode(piece.batch, self._counters)
+            features = self._transforms.encode(piece.batch, self._counters, ids)
             labels_BT, weights_BT = self._targets.encode(piece.batch)
         except BadValueError as fault:
             path, group, row = self._index.place(piece.first + fault.row)
@@ -51,27 +52,36 @@ class RowEncoder:
 def stream_rows(
     plan: StreamPlan,
     reader: ShardReader,
-    encode: Callable[[Piece], EncodedRows],
+    encode: RowEncoder,
     position: int,
+    batch_rows: int | None = None,
 ) -> Iterator[EncodedRows]:
     """Encoded rows of a stream from ``position`` on, in training order, in pieces.
 
-    A shuffled stream yields a block at a time, one in file order whatever is decoded at a time.
+    A shuffled stream yields a block at a time, one in file order whatever is decoded at a time,
+    or ``batch_rows`` at a time where they are a batch by themselves.
     """
     if position >= plan.rows:
+        return
+    if not plan.shuffled and batch_rows is not None:
+        decoded = _Source(_walk(plan, reader, position))
+        for start in range(position, plan.rows, batch_rows):
+            for piece in decoded.take(min(batch_rows, plan.rows - start)):
+                yield encode(piece, np.int64)
         return
     if not plan.shuffled:
         for piece in _walk(plan, reader, position):
             yield encode(piece)
         return
     block = int(np.searchsorted(plan.block_at, position, side="right")) - 1
-    source = _Source(encode(piece) for piece in _walk(plan, reader, int(plan.block_at[block])))
+    pieces = _walk(plan, reader, int(plan.block_at[block]))
+    encoded = _Source(_whole(encode(piece)) for piece in pieces)
     for number in range(block, plan.block_at.size - 1):
         size = int(plan.block_at[number + 1] - plan.block_at[number])
         order = plan.permutation(number)
         if number == block:
             order = order[position - int(plan.block_at[block]) :]
-        yield gather_rows(source.take(size), order)
+        yield gather_rows(encoded.take(size), order)
 
 
 def _walk(plan: StreamPlan, reader: ShardReader, position: int) -> Iterator[Piece]:
@@ -83,25 +93,35 @@ def _walk(plan: StreamPlan, reader: ShardReader, position: int) -> Iterator[Piec
         skip = 0
 
 
-class _Source:
-    """Hands encoded rows out in any amounts."""
+class _Sliceable(Protocol):
+    @property
+    def size(self) -> int: ...
 
-    def __init__(self, pieces: Iterator[EncodedRows]) -> None:
+    def slice(self, start: int, rows: int) -> Self: ...
+
+
+_Rows = TypeVar("_Rows", bound=_Sliceable)
+
+
+class _Source(Generic[_Rows]):
+    """Hands rows that come in pieces of any size out in any amounts."""
+
+    def __init__(self, pieces: Iterator[_Rows]) -> None:
         self._pieces = pieces
-        self._left: Span | None = None
+        self._left: _Rows | None = None
 
-    def take(self, rows: int) -> list[Span]:
+    def take(self, rows: int) -> list[_Rows]:
         """The next ``rows`` rows."""
-        spans: list[Span] = []
+        taken: list[_Rows] = []
         while rows:
-            span = self._left or _whole(next(self._pieces))
+            piece = self._left or next(self._pieces)
             self._left = None
-            if span.size > rows:
-                self._left = Span(span.rows, span.start + rows, span.stop)
-                span = Span(span.rows, span.start, span.start + rows)
-            spans.append(span)
-            rows -= span.size
-        return spans
+            if piece.size > rows:
+                self._left = piece.slice(rows, piece.size - rows)
+                piece = piece.slice(0, rows)
+            taken.append(piece)
+            rows -= piece.size
+        return taken
 
 
 def _whole(rows: EncodedRows) -> Span:

@@ -6,6 +6,7 @@ Parquet, and encodes raw Arrow rows with the same code wherever it runs.
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.features import FeaturesConfig
 from pipeline.data.categorical import CategoricalEncoder
-from pipeline.data.columns import one_batch
+from pipeline.data.columns import matrix_of, one_batch
 from pipeline.data.encoded import EncodedFeatures
 from pipeline.data.lookup import HashLookup, IdentityLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import DatasetError
@@ -69,6 +70,10 @@ class FeatureTransforms:
         self._lists = tuple(encoder for encoder in categorical if encoder.is_list)
         self._bucket_columns = tuple(e.name for e in numeric if e.edges is not None)
         self._single = tuple(encoder for encoder in categorical if not encoder.is_list)
+        self._integers = _integer_columns(self._single) if not self._bucket_columns else None
+        self._identity_limit = np.array(
+            [e.lookup.table_rows if e.kind == "identity" else 0 for e in self._single], np.uint64
+        )
 
     @staticmethod
     def fit(features: FeaturesConfig, dataset_folder: str | Path) -> "FeatureTransforms":
@@ -98,29 +103,57 @@ class FeatureTransforms:
         return tuple(e.name for e in self._single if not pa.types.is_integer(e.type))
 
     def encode(
-        self, rows: pa.RecordBatch | pa.Table, counters: Counter[str] | None = None
+        self,
+        rows: pa.RecordBatch | pa.Table,
+        counters: Counter[str] | None = None,
+        ids: type[np.signedinteger[Any]] = np.int64,
     ) -> EncodedFeatures:
         """Encodes raw rows; other columns than :attr:`columns` are ignored.
 
         Args:
             rows: B rows, with columns of the fitted types or types that cast to them.
             counters: counts what is missing, unknown or dropped; absent = :attr:`counters`.
+            ids: int64, or int32 where the encoded rows wait to be shuffled.
 
         Raises:
             DatasetError: a column is absent or does not convert, or a value cannot be used.
         """
         counters = self.counters if counters is None else counters
         batch = one_batch(rows)
-        singles = len(self._single)
-        ids_FB = np.empty((singles + len(self._bucket_columns), batch.num_rows), np.int32)
+        ids_FB, has_absent = self._encode_single(batch, counters, ids)
+        ragged = tuple(encoder.encode_lists(batch, counters, ids) for encoder in self._lists)
+        buckets = dict(zip(self._bucket_columns, ids_FB[len(self._single) :], strict=True))
+        dense_BN = self._numbers.encode(batch, buckets, counters)
+        return EncodedFeatures(ids_FB, has_absent, ragged, dense_BN)
+
+    def _encode_single(
+        self, batch: pa.RecordBatch, counters: Counter[str], ids: type[np.signedinteger[Any]]
+    ) -> tuple[np.ndarray, bool]:
+        """ids_FB, the buckets' rows still unset, and whether any id is absent."""
+        if self._integers is not None and ids is np.int64:
+            keys_FB = matrix_of(batch, self._integers, pa.int64())
+            if keys_FB is not None:
+                # One copy by Arrow for all columns, looked up in place.
+                for encoder, keys_B, done in zip(
+                    self._single, keys_FB, self._identity_rows(keys_FB), strict=True
+                ):
+                    if not done:
+                        encoder.encode_keys(keys_B, keys_B, counters)
+                return keys_FB, False
+        ids_FB = np.empty((len(self._single) + len(self._bucket_columns), batch.num_rows), ids)
         absent = [
             encoder.encode_single(batch, ids_B, counters)
             for encoder, ids_B in zip(self._single, ids_FB, strict=False)
         ]
-        ragged = tuple(encoder.encode_lists(batch, counters) for encoder in self._lists)
-        buckets = dict(zip(self._bucket_columns, ids_FB[singles:], strict=True))
-        dense_BN = self._numbers.encode(batch, buckets, counters)
-        return EncodedFeatures(ids_FB, any(absent), ragged, dense_BN)
+        return ids_FB, any(absent)
+
+    def _identity_rows(self, keys_FB: np.ndarray) -> list[bool]:
+        """Which columns need no more work: ids that are rows of their table as they are."""
+        if not keys_FB.size:
+            return [True] * len(keys_FB)
+        # Negative ids are huge when read as unsigned; a limit of 0 stands for other encoders.
+        done: list[bool] = (keys_FB.view(np.uint64).max(axis=1) < self._identity_limit).tolist()
+        return done
 
     def save(self, folder: str | Path) -> None:
         """Writes ``transforms.json`` and ``vocabularies/*.parquet`` into ``folder``."""
@@ -173,6 +206,13 @@ class FeatureTransforms:
 def bucket_name(column: str) -> str:
     """Table and KJT key of a numeric feature's buckets."""
     return f"{column}_bucket"
+
+
+def _integer_columns(encoders: Sequence[CategoricalEncoder]) -> list[str] | None:
+    """Their columns, if all of them hold integers."""
+    if all(pa.types.is_integer(encoder.type) for encoder in encoders):
+        return [encoder.name for encoder in encoders]
+    return None
 
 
 def _numeric_state(encoder: NumericEncoder) -> dict[str, Any]:

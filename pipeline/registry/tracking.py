@@ -7,6 +7,7 @@ Metric keys: ``train/loss``, ``train/loss/TASK``, ``valid/TASK/auc``, ``test/TAS
 import contextlib
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -142,7 +143,8 @@ class Tracker:
         if self.run.tracking_uri.startswith("http"):
             address = mask(self.run.tracking_uri).rstrip("/")
             return f"{address}/#/experiments/{self.run.experiment_id}/runs/{self.run_id}"
-        return f"mlflow server --backend-store-uri {mask(self.run.tracking_uri)} --port 5000"
+        program = Path(sys.executable).with_name("mlflow")
+        return f"{program} server --backend-store-uri {mask(self.run.tracking_uri)} --port 5000"
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Writes one step's metrics at once; values that are not finite are left out."""
