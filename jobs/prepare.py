@@ -10,15 +10,15 @@ from pathlib import Path
 
 from jobs.common import add_summary_argument, run_job, write_summary
 from pipeline.data.manifest import MANIFEST_NAME, load_manifest
-from pipeline.data.preparation import prepare
-from pipeline.data.preparation_report import RowProgress, print_report, summary
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.census_income import census_income
-from pipeline.data.recipes.clicklog import ClicklogOptions, clicklog
-from pipeline.data.recipes.description import load_description
-from pipeline.data.recipes.kuairand import kuairand
-from pipeline.data.recipes.table import table
-from pipeline.data.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
+from pipeline.data.preparing.prepare import prepare
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.census_income import census_income
+from pipeline.data.preparing.recipes.clicklog import ClicklogOptions, clicklog
+from pipeline.data.preparing.recipes.description import load_description
+from pipeline.data.preparing.recipes.kuairand import kuairand
+from pipeline.data.preparing.recipes.table import table
+from pipeline.data.preparing.report import RowProgress, print_report, summary
+from pipeline.data.preparing.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,8 +16,8 @@ from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
 from pipeline.data.loader import BatchLoader
 from pipeline.data.manifest import Column, Manifest, Shard, load_manifest
+from pipeline.data.preparing.writer import DatasetWriter
 from pipeline.data.transforms import FeatureTransforms
-from pipeline.data.writer import DatasetWriter
 from pipeline.model import build_ranker
 from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model, save_bundle
 from pipeline.registry.scorer import RowScorer

@@ -12,10 +12,15 @@ import pyarrow.compute as pc
 
 from pipeline.data.hashing import mix
 from pipeline.data.manifest import SPLITS, DatasetError
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.convert import RowConverter
-from pipeline.data.recipes.description import CutSplit, RandomSplit, TableDescription, ValueSplit
-from pipeline.data.recipes.sources import (
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.convert import RowConverter
+from pipeline.data.preparing.recipes.description import (
+    CutSplit,
+    RandomSplit,
+    TableDescription,
+    ValueSplit,
+)
+from pipeline.data.preparing.recipes.sources import (
     CsvFormat,
     RawRows,
     find_files,

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.manifest import Column, DatasetError
-from pipeline.data.sketches import Moments, UniformSample
-from pipeline.data.statistics import CategoricalStatistics, DatasetStatistics
+from pipeline.data.preparing.sketches import Moments, UniformSample
+from pipeline.data.preparing.statistics import CategoricalStatistics, DatasetStatistics
 
 
 def gathered(columns: list[Column], table: pa.Table, folder: Path, piece: int) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import pytest
 from jobs.prepare import main
 from pipeline.config import load_experiment
 from pipeline.data.manifest import Column, load_manifest
-from pipeline.data.starter import categorical_feature
-from pipeline.data.statistics import VOCABULARY_LIMIT
+from pipeline.data.preparing.starter import categorical_feature
+from pipeline.data.preparing.statistics import VOCABULARY_LIMIT
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DESCRIPTION = """\
 name: shop
 columns:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.data.manifest import STATISTICS_NAME, Column, DatasetError
-from pipeline.data.sketches import Moments, UniformSample
+from pipeline.data.preparing.sketches import Moments, UniformSample
 
 VOCABULARY_FOLDER = "vocabularies"
 VOCABULARY_LIMIT = 2_000_000

@@ -8,12 +8,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipeline.data.manifest import DatasetError
-from pipeline.data.recipes import clicklog as recipe_module
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.clicklog import BLOCK_ROWS, ClicklogOptions, clicklog
-from pipeline.data.recipes.clicklog_ceiling import CeilingAuc
-from pipeline.data.recipes.clicklog_world import CATEGORIES, DEVICES, TASKS, World
-from pipeline.data.shards import arrow_schema
+from pipeline.data.preparing.recipes import clicklog as recipe_module
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.clicklog import BLOCK_ROWS, ClicklogOptions, clicklog
+from pipeline.data.preparing.recipes.clicklog_ceiling import CeilingAuc
+from pipeline.data.preparing.recipes.clicklog_world import CATEGORIES, DEVICES, TASKS, World
+from pipeline.data.preparing.shards import arrow_schema
 
 
 def read(recipe: Recipe) -> dict[str, pa.Table]:

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from pipeline.data.manifest import DatasetError
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.description import TableDescription, load_description
-from pipeline.data.recipes.table import table
-from pipeline.data.shards import arrow_schema
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.description import TableDescription, load_description
+from pipeline.data.preparing.recipes.table import table
+from pipeline.data.preparing.shards import arrow_schema
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "columns"
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+CONFIGS = Path(__file__).parents[3] / "configs" / "columns"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 COLUMNS: list[dict[str, Any]] = [
     {"name": "user", "role": "categorical", "type": "int64"},

@@ -26,9 +26,9 @@ import pyarrow as pa
 
 from pipeline.config.features import TaskConfig
 from pipeline.data.manifest import SPLITS, Column, DatasetError
-from pipeline.data.recipes.base import Ceilings, Recipe
-from pipeline.data.recipes.clicklog_ceiling import CeilingAuc
-from pipeline.data.recipes.clicklog_world import TASKS, World
+from pipeline.data.preparing.recipes.base import Ceilings, Recipe
+from pipeline.data.preparing.recipes.clicklog_ceiling import CeilingAuc
+from pipeline.data.preparing.recipes.clicklog_world import TASKS, World
 
 BLOCK_ROWS = 32_768
 

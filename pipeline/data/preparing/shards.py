@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.data.manifest import Column, DatasetError, Shard
-from pipeline.data.statistics import DatasetStatistics
+from pipeline.data.preparing.statistics import DatasetStatistics
 
 ROWS_PER_SHARD = 1_048_576
 ROWS_PER_GROUP = 65_536

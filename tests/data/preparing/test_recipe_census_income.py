@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.data.manifest import DatasetError
-from pipeline.data.recipes import census_income as module
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.census_income import HEADER, NUMERIC, census_income
-from pipeline.data.shards import arrow_schema
+from pipeline.data.preparing.recipes import census_income as module
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.census_income import HEADER, NUMERIC, census_income
+from pipeline.data.preparing.shards import arrow_schema
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "census-income-kdd"
+REAL = Path(__file__).parents[3].parent / "shared" / "data" / "census-income-kdd"
 
 
 def read(recipe: Recipe) -> dict[str, pa.Table]:

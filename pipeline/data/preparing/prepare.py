@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline.config.features import TaskConfig
 from pipeline.data.manifest import STATISTICS_NAME, Manifest
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
-from pipeline.data.starter import starter_experiment, write_starter
-from pipeline.data.writer import DatasetWriter
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
+from pipeline.data.preparing.starter import starter_experiment, write_starter
+from pipeline.data.preparing.writer import DatasetWriter
 
 
 @dataclass(frozen=True)

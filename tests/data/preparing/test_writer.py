@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.manifest import Column, DatasetError, load_manifest
-from pipeline.data.shards import GROUPS_SO_FAR, SMALLEST_GROUP, arrow_schema
-from pipeline.data.writer import DatasetWriter
+from pipeline.data.preparing.shards import GROUPS_SO_FAR, SMALLEST_GROUP, arrow_schema
+from pipeline.data.preparing.writer import DatasetWriter
 
 COLUMNS = (
     Column("id", "categorical", "int64"),
@@ -151,14 +151,14 @@ def test_a_killed_run_leaves_no_dataset_and_the_next_one_succeeds(tmp_path: Path
         import os, signal, sys
         sys.path.insert(0, sys.argv[2])
         from test_writer import COLUMNS, batch
-        from pipeline.data.writer import DatasetWriter
+        from pipeline.data.preparing.writer import DatasetWriter
         writer = DatasetWriter(sys.argv[1], "small", COLUMNS)
         writer.write("train", batch(0, 5000))
         os.kill(os.getpid(), signal.SIGKILL)
         """
     )
     folder = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     killed = subprocess.run(
         [sys.executable, "-c", script, str(output), folder], env=environment, check=False
     )

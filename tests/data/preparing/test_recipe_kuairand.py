@@ -8,17 +8,17 @@ import pyarrow as pa
 import pytest
 
 from pipeline.data.manifest import DatasetError
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.kuairand import (
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.kuairand import (
     USER_CATEGORICAL,
     USER_NUMERIC,
     VIDEO_CATEGORICAL,
     VIDEO_NUMERIC,
     kuairand,
 )
-from pipeline.data.shards import arrow_schema
+from pipeline.data.preparing.shards import arrow_schema
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data"
+REAL = Path(__file__).parents[3].parent / "shared" / "data"
 LOG = """\
 user_id video_id date hourmin time_ms is_click is_follow is_comment is_forward long_view \
 play_time_ms duration_ms comment_stay_time is_profile_enter label timestamp

@@ -20,15 +20,15 @@ import pyarrow.compute as pc
 
 from pipeline.config.features import TaskConfig
 from pipeline.data.manifest import DatasetError
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.description import (
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.description import (
     ColumnDescription,
     CutSplit,
     SplitDescription,
     TableDescription,
 )
-from pipeline.data.recipes.sources import CsvFormat, RawRows, read_raw
-from pipeline.data.recipes.table import by_cut, files_recipe
+from pipeline.data.preparing.recipes.sources import CsvFormat, RawRows, read_raw
+from pipeline.data.preparing.recipes.table import by_cut, files_recipe
 
 LOG_FILES = "processed_standard_*.tsv*"
 USER_FILES = "user_features_*.csv*"

@@ -5,8 +5,8 @@ import pyarrow.compute as pc
 
 from pipeline.config.features import TaskConfig
 from pipeline.data.manifest import Column, DatasetError
-from pipeline.data.recipes.description import ColumnDescription, TableDescription
-from pipeline.data.recipes.sources import RawRows
+from pipeline.data.preparing.recipes.description import ColumnDescription, TableDescription
+from pipeline.data.preparing.recipes.sources import RawRows
 
 _BINARY = pa.int8()
 _TEXT = pa.string()

@@ -10,8 +10,8 @@ from typing import IO, Any, Self
 import pyarrow as pa
 
 from pipeline.data.manifest import MANIFEST_NAME, SPLITS, Column, DatasetError, Manifest
-from pipeline.data.shards import ROWS_PER_GROUP, ROWS_PER_SHARD, SplitWriter
-from pipeline.data.statistics import DatasetStatistics
+from pipeline.data.preparing.shards import ROWS_PER_GROUP, ROWS_PER_SHARD, SplitWriter
+from pipeline.data.preparing.statistics import DatasetStatistics
 
 _LOCK = ".lock"
 

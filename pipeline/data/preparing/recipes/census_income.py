@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.manifest import SPLITS, DatasetError
-from pipeline.data.recipes.base import Recipe
-from pipeline.data.recipes.description import ColumnDescription, TableDescription
-from pipeline.data.recipes.sources import RawRows, open_bytes
-from pipeline.data.recipes.table import Assign, files_recipe, whole_file
+from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.description import ColumnDescription, TableDescription
+from pipeline.data.preparing.recipes.sources import RawRows, open_bytes
+from pipeline.data.preparing.recipes.table import Assign, files_recipe, whole_file
 
 ARCHIVE = "https://archive.ics.uci.edu/static/public/117/census+income+kdd.zip"
 TRAIN_FILE, TEST_FILE = "census-income.data", "census-income.test"

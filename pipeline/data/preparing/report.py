@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.data.manifest import Column, Manifest
-from pipeline.data.preparation import Prepared
+from pipeline.data.preparing.prepare import Prepared
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -1,0 +1,1 @@
+"""Raw logs → dataset: recipes give rows, the writer makes shards, statistics and the manifest."""
