@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -52,32 +53,37 @@ class RunConsole:
             self._first = (time.monotonic(), snapshot.step)
         self._rate = snapshot.examples_per_second or self._rate
         self._losses = snapshot.losses or self._losses
-        line = self._line(snapshot)
+        parts = self._parts(snapshot)
         if self._live is not None:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+            self._live.update(Text("\n".join(parts)))
             return
         now = time.monotonic()
         if snapshot.phase != self._last_phase or now - self._last_plain >= _PLAIN_SECONDS:
             self._last_plain, self._last_phase = now, snapshot.phase
-            self.note(line)
+            self.note(" · ".join(parts))
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         """A table that stays; every column but the first is aligned right."""
         self.note(title)
-        table = Table()
+        # Without vertical lines the final table fits a terminal of eighty columns.
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+            table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
 
-    def _line(self, snapshot: Progress) -> str:
-        parts = [
+    def _parts(self, snapshot: Progress) -> list[str]:
+        """Where the run is; losses; validation AUCs: one line each on a terminal."""
+        where = [
             f"{snapshot.phase}: epoch {snapshot.epoch}/{snapshot.epochs}",
             f"step {snapshot.step}/{snapshot.total_steps}",
         ]
         if self._rate:
-            parts.append(f"{self._rate:,.0f} examples/s")
+            where.append(f"{self._rate:,.0f} examples/s")
+        if snapshot.phase == "training" and self._rate:
+            where.append(f"ETA {self._eta(snapshot)}")
+        parts = [" · ".join(where)]
         if self._losses:
             parts.append("loss " + " ".join(f"{k} {v:.4f}" for k, v in self._losses.items()))
         aucs = {
@@ -87,9 +93,7 @@ class RunConsole:
         }
         if aucs:
             parts.append("valid AUC " + " ".join(f"{k} {v:.4f}" for k, v in aucs.items()))
-        if snapshot.phase == "training" and self._rate:
-            parts.append(f"ETA {self._eta(snapshot)}")
-        return " · ".join(parts)
+        return parts
 
     def _eta(self, snapshot: Progress) -> str:
         # From the first snapshot on, evaluations included; until then there is nothing to go by
@@ -145,10 +149,10 @@ _COLUMNS = [
     "task",
     "split",
     "AUC",
-    "best possible",
+    "best AUC",
     "log loss",
-    "norm. entropy",
-    "calibration",
+    "NE",
+    "calib.",
     "RMSE",
     "MAE",
     "R²",

@@ -29,8 +29,8 @@ def test_plain_lines_tell_epoch_step_speed_loss_auc_and_time_left() -> None:
         console.progress(snapshot(101))  # too soon after the first: not printed
         console.progress(snapshot(200, "evaluating"))
     assert text.getvalue().splitlines() == [
-        "training: epoch 1/2 · step 100/300 · 5,000 examples/s · loss click 0.2500 · "
-        "valid AUC click 0.7500 · ETA 0:00:04",
+        "training: epoch 1/2 · step 100/300 · 5,000 examples/s · ETA 0:00:04 · "
+        "loss click 0.2500 · valid AUC click 0.7500",
         "evaluating: epoch 1/2 · step 200/300 · 5,000 examples/s · loss click 0.2500 · "
         "valid AUC click 0.7500",
     ]
@@ -44,7 +44,7 @@ def test_table_leaves_out_what_no_task_has_and_says_undefined() -> None:
         }
     }
     columns, rows = metric_table(splits, {"test": {"click": {"auc": 0.8}}})
-    assert columns == ["task", "split", "AUC", "best possible", "log loss", "rows", "positives"]
+    assert columns == ["task", "split", "AUC", "best AUC", "log loss", "rows", "positives"]
     assert rows == [
         ["click", "test", "0.7500", "0.8000", "0.5000", "1,200", "300"],
         ["buy", "test", "undefined", "", "0.1000", "300", "0"],

@@ -61,20 +61,25 @@ def one_batch(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
 
 
-def matrix_of(batch: pa.RecordBatch, names: Sequence[str], kind: pa.DataType) -> np.ndarray | None:
-    """Columns of one type as a writable matrix (columns, rows), copied by Arrow in one go.
+def matrix_of(
+    batch: pa.RecordBatch, names: Sequence[str], kind: pa.DataType, row_major: bool = False
+) -> np.ndarray | None:
+    """Columns of one type as a writable matrix, copied by Arrow in one go.
 
-    None where a column is absent, of another kind of type, or has nulls; such columns go one by
-    one.
+    (columns, rows), or with ``row_major`` (rows, columns). None where a column is absent, of
+    another kind of type, or has nulls; such columns go one by one.
     """
     if not names:
         return None
     try:
-        tensor = batch.select(names).to_tensor(row_major=False)
+        tensor = batch.select(names).to_tensor(row_major=row_major)
     except (KeyError, pa.ArrowTypeError):
         return None
     # Columns of several types come out as the narrowest that holds them all.
-    return tensor.to_numpy().T if tensor.type == kind else None
+    if tensor.type != kind:
+        return None
+    matrix: np.ndarray = tensor.to_numpy()
+    return matrix if row_major else matrix.T
 
 
 def as_values(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:

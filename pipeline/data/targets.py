@@ -40,16 +40,15 @@ class TargetEncoder:
 
     def encode(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         """float32 (labels_BT, weights_BT). Raises BadValueError on a bad value."""
-        labels_BT = np.empty((batch.num_rows, len(self.tasks)), np.float32)
-        weights_BT = np.empty_like(labels_BT)
         read = {
             name: numbers(as_values(column_of(batch, name), pa.float32(), name))
             for name in self.columns
         }
-        sample_weight_B: np.ndarray | float = 1.0
+        labels_BT = np.empty((batch.num_rows, len(self.tasks)), np.float32)
+        weights_BT = np.ones_like(labels_BT)
         if self.sample_weight is not None:
-            sample_weight_B = read[self.sample_weight]
-            _check_weights(self.sample_weight, sample_weight_B)
+            _check_weights(self.sample_weight, read[self.sample_weight])
+            weights_BT *= read[self.sample_weight][:, None]
         for position, task in enumerate(self.tasks):
             outside_B = None
             if task.space is not None:
@@ -62,7 +61,6 @@ class TargetEncoder:
             else:
                 _check_finite(task.label_column, label_B, outside_B, task.name)
             labels_BT[:, position] = label_B
-            weights_BT[:, position] = sample_weight_B
             if outside_B is not None:
                 labels_BT[outside_B, position] = 0.0
                 weights_BT[outside_B, position] = 0.0

@@ -235,6 +235,7 @@ class _Worker:
             rank=self.context.rank,
             world_size=self.context.world_size,
             prefetch_batches=data.prefetch_batches,
+            pin_memory=self.context.device.type == "cuda",
         )
 
 
