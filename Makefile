@@ -20,6 +20,9 @@ $(STAMP): requirements/$(STACK).lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, this project needs Python 3.11 or newer."; \
 	  echo "       Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@if ls $(VENV)/.installed-* >/dev/null 2>&1 && [ ! -e $@ ]; then \
+	  echo "error: $(VENV) holds another stack; run make clean first, then make STACK=$(STACK) install."; \
+	  exit 1; fi
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "error: could not create $(VENV). On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@echo "Installing requirements/$(STACK).lock into $(VENV) (once; some minutes) ..."
@@ -29,11 +32,13 @@ $(STAMP): requirements/$(STACK).lock pyproject.toml
 	@$(BIN)/python -c 'import torch' 2>/dev/null || { \
 	  echo "The package index gave torch's CUDA build: adding the CUDA libraries it loads ..."; \
 	  grep -E '^(nvidia|cuda|triton)' requirements/cuda.lock | \
-	    $(BIN)/python -m pip install --quiet --no-deps -r /dev/stdin; }
+	    $(BIN)/python -m pip install --quiet --no-deps -r /dev/stdin || { \
+	    echo "error: pip could not install the CUDA libraries; run make again when the index answers."; \
+	    exit 1; }; }
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
 	  echo "error: pip could not install this project in editable mode (its message is above)."; exit 1; }
-	@$(BIN)/python -c 'import torch, fbgemm_gpu, torchrec, ray, mlflow' 2>/tmp/ple-install.log || { \
-	  tail -n 3 /tmp/ple-install.log; \
+	@$(BIN)/python -c 'import torch, fbgemm_gpu, torchrec, ray, mlflow' 2>$(VENV)/import.log || { \
+	  tail -n 3 $(VENV)/import.log; \
 	  echo "error: the installed packages do not import. Remove $(VENV) (make clean) and run make again;"; \
 	  echo "       if both fbgemm-gpu and fbgemm-gpu-cpu are installed, that is the cause."; exit 1; }
 	@touch $@
@@ -54,8 +59,8 @@ format: $(STAMP) ## Rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(STAMP) ## Run the benchmarks that need no other package
-	@$(BIN)/python -m jobs.benchmark data
+bench: $(STAMP) ## Measure peak memory of preparing and reading
+	@$(BIN)/python -m jobs.benchmark memory
 
 lock: ## Resolve requirements/*.in anew into the lock files
 	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv

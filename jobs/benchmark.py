@@ -1,14 +1,14 @@
 """Measures this project on this machine and prints ratios; run one part at a time.
 
 python -m jobs.benchmark memory     peak memory of preparing and reading, and of ten times the rows
-python -m jobs.benchmark data       reader against pyarrow's own decode, on one thread
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.common import add_summary_argument, run_job, write_summary
+from jobs.common import add_summary_argument, check_summary, run_job, write_summary
+from pipeline.benchmark.memory import measure_memory
 from pipeline.console import RunConsole
 
 
@@ -18,31 +18,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=["memory", "data"], help="what to measure")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the (smaller) dataset")
-    parser.add_argument("--pairs", type=int, default=5, help="interleaved repetitions")
-    add_summary_argument(parser)
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    memory = parts.add_parser("memory", help="peak memory by number of rows")
+    memory.add_argument(
+        "--rows", type=int, default=1_000_000, help="train rows of the smaller dataset"
+    )
+    add_summary_argument(memory)
     args = parser.parse_args(arguments)
     return run_job(lambda: measure(args))
 
 
 def measure(args: argparse.Namespace) -> None:
     """Runs one part, prints its table, writes its summary."""
+    check_summary(args.summary)
     console = RunConsole()
-    if args.part == "memory":
-        from pipeline.benchmark.memory import measure_memory
-
-        summary = measure_memory(args.rows)
-        for name, by_rows in summary["peak_rss_mb_by_rows"].items():
-            rows = [[f"{int(count):,}", f"{peak:,.0f}"] for count, peak in by_rows.items()]
-            growth = summary[f"{name}_growth"]
-            console.table(f"{name}: {growth:.2f} times the memory", ["rows", "peak MB"], rows)
-    else:
-        from pipeline.benchmark.data import measure_data
-
-        summary = measure_data(args.rows, args.pairs)
-        rows = [[k, f"{v:.2f}"] for k, v in summary.items() if isinstance(v, float)]
-        console.table("reader", ["ratio", "median"], rows)
+    summary = measure_memory(args.rows)
+    for name, by_rows in summary["peak_rss_mb_by_rows"].items():
+        rows = [[f"{int(count):,}", f"{peak:,.0f}"] for count, peak in by_rows.items()]
+        growth = summary[f"{name}_growth"]
+        console.table(f"{name}: {growth:.2f} times the memory", ["train rows", "peak MB"], rows)
     write_summary(args.summary, summary)
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 
+class SummaryError(OSError):
+    """The summary file cannot be written."""
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config``, dotted overrides, ``--print-config`` and ``--summary``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -52,18 +56,32 @@ def run_job(job: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError) as error:
-        if not type(error).__module__.startswith(("pipeline", "ple")):
+        if not type(error).__module__.startswith(("pipeline.", "ple.", "jobs.")):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
+def check_summary(path: Path | None) -> None:
+    """Makes sure, before any work, that the summary can be written. Raises SummaryError."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
+        partial = path.with_name(path.name + ".partial")
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise SummaryError(f"--summary {path}: cannot be written: {error}") from error
+
+
 def write_summary(path: Path | None, tree: dict[str, Any]) -> None:
     """Writes the summary whole or not at all."""
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(tree, indent=1) + "\n")
     partial.replace(path)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.common import add_summary_argument, run_job, write_summary
+from jobs.common import add_summary_argument, check_summary, run_job, write_summary
 from pipeline.data.manifest import MANIFEST_NAME, load_manifest
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.preparing.recipes.base import Recipe
@@ -29,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     """Prepares one dataset."""
     if args.if_missing and (args.output / MANIFEST_NAME).exists():
-        rows = load_manifest(args.output).rows("train")
-        print(f"{args.output} already holds a dataset ({rows:,} train rows): kept")
+        kept = load_manifest(args.output)
+        print(f"{args.output} already holds dataset {kept.name!r}, made from {kept.source}: kept")
+        write_summary(args.summary, {"kept": True, "rows": kept.all_rows, "digest": kept.digest})
         return
+    check_summary(args.summary)
     recipe = _recipe(args)
     with RowProgress(recipe.share) as progress:
         done = prepare(

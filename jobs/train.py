@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.common import add_config_arguments, run_job, write_summary
+from jobs.common import add_config_arguments, check_summary, run_job, write_summary
 from pipeline.config import load_experiment, resolved_yaml
 from pipeline.console import RunConsole, metric_table
 
@@ -25,6 +25,7 @@ def train(args: argparse.Namespace) -> None:
     if args.print_config:
         print(resolved_yaml(experiment), end="")
         return
+    check_summary(args.summary)
     # Imported late: --print-config and a wrong config answer at once.
     from pipeline.registry.client import score_rows
     from pipeline.run import train_and_register

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from pipeline.cluster.launch import launch_training
-from pipeline.cluster.session import Placement, ray_session, resolve_placement
+from pipeline.cluster.session import Placement, ray_session, resolve_placement, waiting_for
 from pipeline.config import Experiment
 from pipeline.config.load import with_absolute_paths
 from pipeline.console import RunConsole
@@ -21,6 +21,7 @@ from pipeline.evaluation.selection import selection_metric
 from pipeline.registry.artifact import RegisteredVersion, register_model
 from pipeline.registry.metric_logger import MetricLogger
 from pipeline.registry.tracking import Tracker, evaluation_values
+from pipeline.registry.uris import TrackingError
 from pipeline.training.report import TrainingResult
 
 EXAMPLE_ROWS = 3
@@ -65,7 +66,8 @@ class RunOutcome:
 def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcome:
     """Runs the experiment and registers its best weights as a model version.
 
-    Everything that can be refused is refused before the first worker starts.
+    What can be told from the experiment, the manifest, Ray and MLflow is refused before the first
+    worker starts.
 
     Raises:
         ConfigError, DatasetError: the experiment or the dataset cannot be used.
@@ -84,12 +86,19 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
             console.note(f"MLflow run {tracker.run_id}")
             run_folder = Path(experiment.storage.path) / tracker.run_id
             transforms.save(run_folder / "transforms")
+            tracker.set_tags({f"placement.{k}": str(v) for k, v in asdict(placement).items()})
             launched = time.perf_counter()
             result = _train(experiment, placement, manifest, tracker, run_folder, console)
             trained = time.perf_counter()
-            _log_result(tracker, experiment, result)
-            version, examples = _register(tracker, experiment, transforms, manifest, result)
-            _clean_up(experiment, run_folder)
+            try:
+                version, examples = _register(tracker, experiment, transforms, manifest, result)
+                _log_result(tracker, experiment, result)
+            except TrackingError as error:
+                raise TrackingError(
+                    f"{error}; the trained weights are kept in {result.checkpoint}"
+                ) from error
+            if not experiment.storage.keep_checkpoint:
+                shutil.rmtree(run_folder, ignore_errors=True)
     done = time.perf_counter()
     seconds = dict(result.seconds) | {
         "start": launched - began,
@@ -115,6 +124,9 @@ def _train(
         f"{placement.workers} worker(s) on {placement.device}, {placement.threads} thread(s) each"
         f" · {manifest.rows('train'):,} training rows"
     )
+    short = waiting_for(placement)
+    if short is not None:
+        console.note(short)
     metric_logger = MetricLogger(tracker.run)
     try:
         with console:
@@ -129,6 +141,7 @@ def _train(
                 ),
             )
     finally:
+        shutil.rmtree(run_folder.parent / "ray" / tracker.run_id, ignore_errors=True)
         lost = metric_logger.close()
         if lost:
             console.note(f"MLflow did not take {lost} metric values ({metric_logger.last_error})")
@@ -213,9 +226,3 @@ def example_rows(
     file = pq.ParquetFile(Path(experiment.data.path) / shard.path)
     batch = next(file.iter_batches(EXAMPLE_ROWS, columns=list(transforms.columns)))
     return batch.to_pandas()
-
-
-def _clean_up(experiment: Experiment, run_folder: Path) -> None:
-    shutil.rmtree(run_folder.parent / "ray" / run_folder.name, ignore_errors=True)
-    if not experiment.storage.keep_checkpoint:
-        shutil.rmtree(run_folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.training.report import Progress, TrainingResult
 
@@ -67,8 +68,9 @@ class _Board:
 
 
 def open_board() -> Any:
-    """Creates the board of a run; it goes with the Ray session."""
-    return ray.remote(num_cpus=0)(_Board).remote()
+    """Creates the board of a run on the driver's node; it goes with the Ray session."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
 
 
 class BoardReporter:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -17,6 +18,8 @@ from pipeline.config.load import parse_experiment
 from pipeline.training.report import Progress, SilentReporter, TrainingResult
 
 _POLL_SECONDS = 0.5
+# How gloo and NCCL name a connection whose other end has gone.
+_LOST_PEER = ("peer", "Connection reset", "NCCL", "Socket", "closed connection")
 
 
 class WorkersFailedError(RuntimeError):
@@ -65,7 +68,7 @@ def launch_training(
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise WorkersFailedError(_cause(ray.get(board.failures.remote()), error)) from error
+            raise WorkersFailedError(_explain(board, placement.workers, error)) from error
     result: TrainingResult | None = ray.get(board.result.remote())
     assert result is not None, "the chief worker posted no result"
     return result
@@ -100,14 +103,37 @@ def _worker_entry(config: dict[str, Any]) -> None:
         reporter.finish(result)
 
 
-def _cause(failures: list[Failure], error: Exception) -> str:
-    """The message of the failure that brought the others about, as far as that can be told."""
-    if not failures:
-        # No exception was posted: a process died (killed, out of memory, lost node).
-        return f"a worker process died: {error}; its log is in Ray's session folder"
-    # A worker whose peer has gone reports a broken connection: the peer's own error says more.
-    first = min(failures, key=lambda f: (not f.expected, "peer" in f.message, f.rank))
-    return first.message if first.expected else f"{first.message}\n{first.trace}"
+def _explain(board: Any, workers: int, error: Exception) -> str:
+    try:
+        failures = ray.get(board.failures.remote())
+    except ray.exceptions.RayError:
+        failures = []
+    return failure_message(failures, workers, error)
+
+
+def failure_message(failures: list[Failure], workers: int, error: Exception) -> str:
+    """The failure that brought the others about, as far as that can be told.
+
+    Args:
+        failures: exceptions the workers posted before they ended.
+        workers: how many there were.
+        error: what Ray Train raised.
+    """
+    own = [f for f in failures if f.expected or not _is_lost_peer(f)]
+    if own:
+        first = min(own, key=lambda f: (not f.expected, f.rank))
+        return first.message if first.expected else f"{first.message}\n{first.trace}"
+    # Nobody failed by itself: a process died without a word, and others missed it.
+    silent = sorted(set(range(workers)) - {f.rank for f in failures})
+    return (
+        f"worker(s) {', '.join(map(str, silent)) or 'unknown'} of {workers} died (killed, out of "
+        "memory, or a lost node); if memory ran out, lower data.batch_size, data.shuffle_rows or "
+        f"train.workers; Ray's logs tell more: {str(error).splitlines()[-1]}"
+    )
+
+
+def _is_lost_peer(failure: Failure) -> bool:
+    return any(word in failure.message for word in _LOST_PEER)
 
 
 class _Relay:
@@ -136,7 +162,11 @@ class _Relay:
             self._forward()
 
     def _forward(self) -> None:
-        postings, progress = ray.get(self._board.take.remote())
+        try:
+            postings, progress = ray.get(self._board.take.remote())
+        except ray.exceptions.RayError:
+            # The board went with its node or session; the workers' own fate is told by fit().
+            return
         for posting in postings:
             self._on_metrics(posting)
         if progress is not None:

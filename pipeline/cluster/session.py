@@ -1,6 +1,8 @@
 """A Ray session for one run: start one here or join one, and see what it has room for."""
 
+import importlib.metadata
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import ray
 from pipeline.config import ConfigError, Experiment
 
 _DEFAULT_OBJECT_STORE_MB = 256
+_CONNECT_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,12 @@ def ray_session(experiment: Experiment) -> Iterator[None]:
         )
     else:
         try:
+            _check_address(config.address)
             ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
-        except ConnectionError as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"ray.address: no Ray cluster answers at {config.address!r}; start one with "
-                "`ray start --head`, or leave ray.address out to start one here"
+                f"ray.address: no Ray cluster answers at {config.address!r} ({error}); start one "
+                "with `ray start --head`, or leave ray.address out to start one here"
             ) from error
     try:
         yield
@@ -73,7 +77,12 @@ def resolve_placement(experiment: Experiment) -> Placement:
     device = train.device
     if device == "auto":
         wanted = 1 if train.workers == "auto" else train.workers
-        device = "cuda" if gpus >= wanted else "cpu"
+        device = "cuda" if gpus >= wanted and cuda_stack_missing() is None else "cpu"
+    elif device == "cuda" and cuda_stack_missing() is not None:
+        raise ConfigError(
+            f"train.device: cuda is not usable here: {cuda_stack_missing()}; install the CUDA "
+            "stack (make clean, then make install STACK=cuda), or use train.device=cpu"
+        )
     if train.workers == "auto":
         units = gpus if device == "cuda" else cpus // per_worker
         workers = max(1, min(units, streams))
@@ -96,6 +105,42 @@ def resolve_placement(experiment: Experiment) -> Placement:
             "lower train.workers or use train.device=cpu"
         )
     return Placement(workers, device, per_worker, _threads(experiment, workers))
+
+
+def waiting_for(placement: Placement) -> str | None:
+    """What the cluster is short of at this moment, in words; None if the workers fit at once."""
+    free = ray.available_resources()
+    cpus, gpus = int(free.get("CPU", 0)), int(free.get("GPU", 0))
+    wanted = placement.workers * placement.cpus_per_worker
+    if wanted > cpus:
+        return f"waiting for {wanted} CPUs, the cluster has {cpus} free"
+    if placement.device == "cuda" and placement.workers > gpus:
+        return f"waiting for {placement.workers} GPUs, the cluster has {gpus} free"
+    return None
+
+
+def cuda_stack_missing() -> str | None:
+    """What keeps this environment from training on CUDA; None if nothing does.
+
+    The driver may sit on a node without a GPU, so the installed builds are judged, not devices;
+    all nodes run the same locked requirements.
+    """
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a CPU build"
+    try:
+        importlib.metadata.version("fbgemm-gpu-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return "fbgemm-gpu-cpu is installed, whose tables are on the CPU only"
+
+
+def _check_address(address: str) -> None:
+    # ray.init would go on trying for minutes.
+    host, _, port = address.partition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _threads(experiment: Experiment, workers: int) -> int:

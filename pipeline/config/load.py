@@ -27,7 +27,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: unreadable file, unknown key, wrong type or contradicting settings.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text())
+        tree = yaml.load(Path(path).read_text(), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the experiment file: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -48,6 +48,22 @@ def parse_experiment(tree: dict[str, Any], source: str = "experiment") -> Experi
         raise ConfigError(f"{source}: " + "; ".join(lines)) from None
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice (again in line {line})"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def with_absolute_paths(experiment: Experiment) -> Experiment:
     """The same experiment with local folders made absolute: workers start elsewhere."""
     data, storage = experiment.data, experiment.storage
@@ -60,7 +76,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).resolve())
+    return str(Path(path).resolve())
 
 
 def resolved_yaml(experiment: Experiment) -> str:

@@ -1,17 +1,33 @@
 """The whole experiment: data, features, tasks, model, optimizers, training, Ray, MLflow."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from pipeline.config.base import Section
 from pipeline.config.features import FeaturesConfig, ModelConfig, TaskConfig
 
 
+def _folder(path: str) -> str:
+    if "://" in path:
+        raise ValueError("must be a folder that every node can reach by this path, not a URI")
+    return path
+
+
+Folder = Annotated[str, AfterValidator(_folder)]
+
+
 class DataConfig(Section):
     """Where the prepared dataset is and in which order its rows are read."""
 
-    path: str = Field(description="Folder written by jobs.prepare (holds manifest.json).")
+    path: Folder = Field(description="Folder written by jobs.prepare (holds manifest.json).")
     batch_size: PositiveInt = Field(
         default=4096, description="Rows of a global batch, over all workers."
     )
@@ -154,7 +170,7 @@ class RayConfig(Section):
         default=None, description="Cluster to join (auto, or HOST:PORT); absent = start one here."
     )
     cpus_per_worker: PositiveInt = Field(default=1, description="CPUs reserved for each worker.")
-    object_store_mb: PositiveInt | None = Field(
+    object_store_mb: Annotated[int, Field(ge=75)] | None = Field(
         default=None, description="Object store of a cluster started here; absent = 256."
     )
 
@@ -184,7 +200,7 @@ class MlflowConfig(Section):
 class StorageConfig(Section):
     """The folder every worker can write: checkpoints, local MLflow store."""
 
-    path: str = Field(default="runs", description="Shared by all nodes when there are several.")
+    path: Folder = Field(default="runs", description="Shared by all nodes when there are several.")
     keep_checkpoint: bool = Field(
         default=False, description="Keep the sharded checkpoint of the best weights after the run."
     )

@@ -75,6 +75,11 @@ class Manifest:
     def rows(self, split: str) -> int:
         return sum(shard.rows for shard in self.splits[split])
 
+    @property
+    def all_rows(self) -> dict[str, int]:
+        """Rows by split."""
+        return {split: self.rows(split) for split in self.splits}
+
     def column(self, name: str) -> Column:
         for column in self.columns:
             if column.name == name:

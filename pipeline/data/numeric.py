@@ -111,11 +111,10 @@ class _PlainScaling:
 
     def __init__(self, encoders: Sequence[NumericEncoder]) -> None:
         self._names = [e.name for e in encoders]
-        self._shift_N = np.array([e.shift for e in encoders], np.float32)
-        self._factor_N = np.array([e.factor for e in encoders], np.float32)
+        self._shift = self._stretch([e.shift for e in encoders])
+        self._factor = self._stretch([e.factor for e in encoders])
         self._clip = any(e.clip is not None for e in encoders)
-        limits = [_FLOAT32_MAX if e.clip is None else e.clip for e in encoders]
-        self._limit_N = np.array(limits, np.float32)
+        self._limit = self._stretch([_FLOAT32_MAX if e.clip is None else e.clip for e in encoders])
 
     @staticmethod
     def fits(encoders: Sequence[NumericEncoder]) -> bool:
@@ -135,16 +134,19 @@ class _PlainScaling:
                 return None
         rest = len(x_BN) % self._STRETCH
         stretches = x_BN[: len(x_BN) - rest].reshape(-1, self._STRETCH * len(self._names))
-        self._scale(stretches, self._STRETCH)
-        self._scale(x_BN[len(x_BN) - rest :], 1)
+        self._scale(stretches)
+        self._scale(x_BN[len(x_BN) - rest :])
         return x_BN
 
-    def _scale(self, x: np.ndarray, rows: int) -> None:
-        x -= np.tile(self._shift_N, rows)
-        x *= np.tile(self._factor_N, rows)
+    def _stretch(self, constants_N: list[float]) -> np.ndarray:
+        return np.tile(np.array(constants_N, np.float32), self._STRETCH)
+
+    def _scale(self, x: np.ndarray) -> None:
+        width = x.shape[1]
+        x -= self._shift[:width]
+        x *= self._factor[:width]
         if self._clip:
-            limit = np.tile(self._limit_N, rows)
-            np.clip(x, -limit, limit, out=x)
+            np.clip(x, -self._limit[:width], self._limit[:width], out=x)
 
 
 class _Group:

@@ -5,12 +5,13 @@ Legend: B rows, T tasks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.config.features import TaskConfig
-from pipeline.data.columns import as_values, column_of, numbers
+from pipeline.data.columns import as_values, column_of, matrix_of, numbers
 from pipeline.data.faults import BadValueError
 
 
@@ -29,7 +30,7 @@ class TargetEncoder:
     def of(tasks: Sequence[TaskConfig], sample_weight: str | None) -> "TargetEncoder":
         return TargetEncoder(tuple(tasks), sample_weight)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The raw columns needed, each once."""
         names = [task.label_column for task in self.tasks]
@@ -38,8 +39,17 @@ class TargetEncoder:
             names.append(self.sample_weight)
         return tuple(dict.fromkeys(names))
 
+    @cached_property
+    def _all_binary(self) -> bool:
+        return len(self.columns) == len(self.tasks) and all(
+            task.loss == "binary_cross_entropy" for task in self.tasks
+        )
+
     def encode(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
         """float32 (labels_BT, weights_BT). Raises BadValueError on a bad value."""
+        plain = self._plain(batch)
+        if plain is not None:
+            return plain
         read = {
             name: numbers(as_values(column_of(batch, name), pa.float32(), name))
             for name in self.columns
@@ -65,6 +75,15 @@ class TargetEncoder:
                 labels_BT[outside_B, position] = 0.0
                 weights_BT[outside_B, position] = 0.0
         return labels_BT, weights_BT
+
+    def _plain(self, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray] | None:
+        """The common case in few passes: float32 columns of 0 and 1, no spaces, no weights."""
+        if not self._all_binary:
+            return None
+        labels_BT = matrix_of(batch, self.columns, pa.float32(), row_major=True)
+        if labels_BT is None or not ((labels_BT == 0.0) | (labels_BT == 1.0)).all():
+            return None
+        return labels_BT, np.ones_like(labels_BT)
 
 
 def _check_binary(name: str, values_B: np.ndarray, outside_B: np.ndarray | None, of: str) -> None:

@@ -30,24 +30,21 @@ def mask(text: str) -> str:
 
 
 def local_store(experiment: Experiment) -> Path | None:
-    """Folder of the SQLite store and its artifacts, None when a tracking URI is configured."""
-    if experiment.mlflow.tracking_uri is not None:
+    """Folder of the artifacts of a SQLite store (by default of the store too); None of a server.
+
+    MLflow would otherwise put them into the folder the job happens to run in.
+    """
+    uri = experiment.mlflow.tracking_uri
+    if uri is not None and not uri.startswith("sqlite:"):
         return None
-    if "://" in experiment.storage.path:
-        raise TrackingError(
-            f"storage.path {mask(experiment.storage.path)} is not a local folder, so MLflow has "
-            "no place for its SQLite file: set mlflow.tracking_uri"
-        )
     return Path(experiment.storage.path).resolve()
 
 
 def tracking_uri(experiment: Experiment) -> str:
     """The configured URI, or ``sqlite:///`` with the absolute path of storage.path/mlflow.db."""
-    folder = local_store(experiment)
-    if folder is None:
-        assert experiment.mlflow.tracking_uri is not None
+    if experiment.mlflow.tracking_uri is not None:
         return experiment.mlflow.tracking_uri
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    return f"sqlite:///{Path(experiment.storage.path).resolve() / 'mlflow.db'}"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.config.features import TaskConfig
 from pipeline.data.loader import BatchLoader
 from pipeline.evaluation.metrics import MetricSet
+from pipeline.training.errors import TrainingError
 
 
 @torch.no_grad()
@@ -27,7 +28,14 @@ def evaluate(
         metrics.update(logits_BT, batch.labels_BT, batch.weights_BT)
     model.train()
     metrics.reduce()
-    return metrics.compute()
+    computed = metrics.compute()
+    for task, values in computed.items():
+        if values.get("non_finite"):
+            raise TrainingError(
+                f"task {task!r}: {values['non_finite']} rows of the evaluated split have a score "
+                "that is not finite; lower the learning rates or set dense_optimizer.clip_norm"
+            )
+    return computed
 
 
 @torch.no_grad()

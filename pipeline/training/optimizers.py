@@ -7,6 +7,7 @@ from torch import nn
 from torchrec.distributed import DistributedModelParallel
 
 from pipeline.config.schema import DenseOptimizerConfig, ScheduleConfig
+from pipeline.training.errors import TrainingError
 
 _DENSE: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -49,6 +50,11 @@ class Optimizers:
         schedule: ScheduleConfig,
         total_steps: int,
     ) -> None:
+        if schedule.warmup_steps >= total_steps:
+            raise TrainingError(
+                f"schedule.warmup_steps: {schedule.warmup_steps} steps of warm-up, and the run has "
+                f"{total_steps} in all; lower it or raise train.epochs"
+            )
         self._schedule = schedule
         self._total_steps = total_steps
         self._clip_norm = dense.clip_norm
@@ -58,11 +64,22 @@ class Optimizers:
         self._peak = dense.learning_rate
         self.dense = _dense_optimizer(self._parameters, dense)
         self._multiplier = 1.0
+        self._clipped = torch.zeros((), device=self._parameters[0].device)
+        self._steps = 0
 
     @property
     def learning_rate(self) -> float:
         """The dense learning rate in force."""
         return self._peak * self._multiplier
+
+    def clipped_fraction(self) -> float | None:
+        """Share of clipped steps since the last call; None without clip_norm."""
+        if self._clip_norm is None or self._steps == 0:
+            return None
+        fraction = self._clipped.item() / self._steps
+        self._clipped.zero_()
+        self._steps = 0
+        return fraction
 
     def prepare(self, step: int) -> None:
         """Sets the rates of this step and clears the dense gradients."""
@@ -80,7 +97,9 @@ class Optimizers:
     def step(self) -> None:
         """Moves the dense part; the tables have moved already."""
         if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            self._clipped += norm > self._clip_norm
+            self._steps += 1
         self.dense.step()
 
 

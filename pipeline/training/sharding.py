@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -16,12 +17,14 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 import ple
 from pipeline.config.schema import ShardingConfig, TableOptimizerConfig
+from pipeline.training.errors import TrainingError
 
 # Rows filled from one seeded generator; every shard draws whole chunks and keeps its own part.
 _INIT_CHUNK_ROWS = 16_384
@@ -87,6 +90,7 @@ def shard_ranker(
             world_size=dist.get_world_size(),
             local_world_size=local_world_size,
             compute_device=device.type,
+            **_memory(device, local_world_size),
         ),
         batch_size=batch_size,
         # Without this constraint the planner may leave a table dense, out of the fused optimizer.
@@ -97,7 +101,15 @@ def shard_ranker(
             for config in configs
         },
     )
-    plan = planner.collective_plan(ranker, sharders, group) if configs else ShardingPlan(plan={})
+    try:
+        plan = (
+            planner.collective_plan(ranker, sharders, group) if configs else ShardingPlan(plan={})
+        )
+    except PlannerError as error:
+        raise TrainingError(
+            f"the tables do not fit the workers: {error}; lower `rows` or `dim` of the largest "
+            "features, add workers, or allow row_wise in sharding.types"
+        ) from error
     model = DistributedModelParallel(ranker, device=device, plan=plan, sharders=sharders)
     initialise_tables(model, configs, seed)
     return model, _placements(plan, {c.name: (c.num_embeddings, c.embedding_dim) for c in configs})
@@ -146,6 +158,14 @@ def _fused_params(optimizer: TableOptimizerConfig) -> dict[str, Any]:
     if optimizer.kind != "sgd":
         params["eps"] = 1e-8 if optimizer.eps is None else optimizer.eps
     return params
+
+
+def _memory(device: torch.device, local_world_size: int) -> dict[str, int]:
+    """What this worker may fill: its GPU's memory, its share of the node's."""
+    memory = {"ddr_cap": psutil.virtual_memory().total // local_world_size}
+    if device.type == "cuda":
+        memory["hbm_cap"] = torch.cuda.get_device_properties(device).total_memory
+    return memory
 
 
 def _placements(

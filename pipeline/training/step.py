@@ -11,11 +11,8 @@ import ple
 from pipeline.config.features import TaskConfig
 from pipeline.data.batch import Batch
 from pipeline.training.clock import PhaseClock
+from pipeline.training.errors import TrainingError
 from pipeline.training.optimizers import Optimizers
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step, the task and the likely remedy."""
 
 
 class TrainStep:

@@ -152,6 +152,9 @@ class _Worker:
         values["train/loss"] = sum(weights[name] * loss for name, loss in losses.items())
         values["train/examples_per_second"] = rate
         values["train/learning_rate"] = self.optimizers.learning_rate
+        clipped = self.optimizers.clipped_fraction()
+        if clipped is not None:
+            values["train/clipped_fraction"] = clipped
         for name, loss in losses.items():
             self._record(step, epoch, "train", name, "loss", loss)
         if self.context.is_chief:
@@ -167,7 +170,7 @@ class _Worker:
         values = {}
         for task, metrics in self.validation.items():
             for metric, value in metrics.items():
-                if isinstance(value, float):
+                if isinstance(value, int | float):
                     values[f"valid/{task}/{metric}"] = value
                     self._record(step, epoch, "valid", task, metric, value)
         if self.context.is_chief:

@@ -1,14 +1,18 @@
 """The main job for real: Ray workers, SQLite MLflow, registry, scoring in a clean process."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from job_runner import prepare, run_job, train
+from job_runner import ROOT, prepare, run_job, train
 from mlflow.tracking import MlflowClient
 
 pytestmark = pytest.mark.slow
@@ -135,11 +139,15 @@ print(json.dumps({{
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("train.workers=8 data.streams=8", "lower train.workers"),
+        ("train.workers=512 data.streams=512", "lower train.workers"),
         ("train.worker=1", "unknown key train.worker; nearest valid key: workers"),
         ("mlflow.tracking_uri=http://127.0.0.1:9", "127.0.0.1:9"),
         ("tasks.0.label=bought", "no column 'bought'"),
         ("data.path=nowhere", "no dataset here"),
+        ("data.path=s3://bucket/data", "must be a folder that every node can reach"),
+        ("ray.address=127.0.0.1:9", "no Ray cluster answers at '127.0.0.1:9'"),
+        ("train.device=cuda", "install the CUDA stack"),
+        ("schedule.warmup_steps=100000", "schedule.warmup_steps"),
         ("train.early_stopping.metric=click/f1", "click/f1"),
     ],
 )
@@ -152,3 +160,62 @@ def test_what_cannot_run_is_refused_in_one_line(
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_label_of_two_stops_the_workers_with_its_place(
+    config: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """The dataset was fine when it was prepared; then somebody rewrote a shard."""
+    broken = tmp_path / "broken"
+    shutil.copytree(dataset, broken)
+    shard = next((broken / "train").glob("*.parquet"))
+    file = pq.ParquetFile(shard)
+    groups = [file.read_row_group(n) for n in range(file.num_row_groups)]
+    position = groups[2].schema.get_field_index("click")
+    labels = groups[2]["click"].to_numpy().copy()
+    labels[7] = 2
+    groups[2] = groups[2].set_column(
+        position, groups[2].schema.field(position), pa.array(labels, pa.int8())
+    )
+    with pq.ParquetWriter(shard, file.schema_arrow) as writer:
+        for group in groups:
+            writer.write_table(group)
+    done = run_job(
+        *("jobs.train", "--config", str(config), f"storage.path={tmp_path / 'runs'}"),
+        *(f"data.path={broken}", "train.workers=2"),
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert shard.name in line
+    assert "row group 2" in line
+    assert "click" in line
+    (run,) = client(tmp_path / "runs").search_runs(["1"])
+    assert run.info.status == "FAILED"
+
+
+def test_a_killed_worker_ends_the_run_with_a_reason(config: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jobs.train", "--config", str(config)),
+            *(f"storage.path={tmp_path}", "train.workers=2", "train.epochs=200"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("training:"):
+            break
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "died (killed, out of memory, or a lost node)" in errors

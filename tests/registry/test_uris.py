@@ -55,13 +55,6 @@ def test_the_default_is_sqlite_under_storage_path(shop, tmp_path, monkeypatch):
     assert tracking_uri(configured) == "http://host:5000"
 
 
-def test_a_remote_storage_path_needs_a_tracking_uri(shop):
-    with pytest.raises(
-        TrackingError, match=r"s3://bucket/runs is not a local folder.*tracking_uri"
-    ):
-        tracking_uri(shop(storage={"path": "s3://bucket/runs"}))
-
-
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
