@@ -150,7 +150,8 @@ class ShardReader:
             return file
         self._open[shard] = file
         if len(self._open) > _OPEN_FILES:
-            self._open.popitem(last=False)[1].close()
+            # Not closed: one of its row groups may still be read in slices.
+            self._open.popitem(last=False)
         return file
 
     def _check(self, path: Path, shard: int, file: pq.ParquetFile) -> None:
