@@ -53,10 +53,10 @@ def one_batch(rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     """The rows of a table as one batch: columns without chunks."""
     if isinstance(rows, pa.RecordBatch):
         return rows
-    arrays = [
-        column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-        for column in rows.columns
-    ]
+    batches = rows.to_batches()
+    if len(batches) == 1:
+        return batches[0]
+    arrays = [column.combine_chunks() for column in rows.columns]
     arrays = [a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a for a in arrays]
     return pa.RecordBatch.from_arrays(arrays, schema=rows.schema)
 

@@ -66,15 +66,15 @@ def hash_integers(values: np.ndarray, rows: int, offset: int, out: np.ndarray) -
 
 def hash_strings(strings: pa.Array) -> np.ndarray:
     """Hashes an Arrow array of strings to uint64 (n,); nulls get the hash of the empty string."""
-    if not pa.types.is_large_string(strings.type):
-        strings = strings.cast(pa.large_string())
     if strings.null_count:
         strings = strings.fill_null("")
     n = len(strings)
     if n == 0:
         return np.empty(0, np.uint64)
     _, offsets_buffer, bytes_buffer = strings.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int64)[strings.offset : strings.offset + n + 1]
+    kind = np.int64 if pa.types.is_large_string(strings.type) else np.int32
+    offsets = np.frombuffer(offsets_buffer, kind)[strings.offset : strings.offset + n + 1]
+    offsets = offsets.astype(np.int64)
     starts, lengths = offsets[:-1], np.diff(offsets)
     words = _unaligned_words(bytes_buffer, int(offsets[-1]))
     hashed = mix(lengths.view(np.uint64))

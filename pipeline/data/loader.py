@@ -26,6 +26,9 @@ class BatchLoader:
     fixed range of the logical streams, and every stream gives ``batch_size / streams`` rows to
     every global batch.
 
+    Memory: ``shuffle_rows`` encoded rows twice over, one row group (or a slice of it) for every
+    stream, and ``prefetch_batches`` batches.
+
     Args:
         folder: the dataset.
         manifest: its manifest.
@@ -167,7 +170,12 @@ class BatchLoader:
         """Batches from number ``first`` on, in the calling thread."""
         self.counters["empty_shards"] = len(self._index.empty_shards)
         reader = ShardReader(
-            self._folder, self._index, self._encoder.columns, self._string_columns, self.counters
+            self._folder,
+            self._index,
+            self._encoder.columns,
+            self._string_columns,
+            len(self._streams),
+            self.counters,
         )
         try:
             position = first * self._rows_each

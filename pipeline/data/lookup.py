@@ -1,5 +1,8 @@
 """From an id to its table row: vocabulary, hash or identity."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -13,6 +16,8 @@ LARGEST_TABLE = 1 << 31
 # A direct table may be this many times larger than the vocabulary, and this large in any case.
 _DIRECT_FACTOR = 8
 _DIRECT_MINIMUM = 1 << 16
+# Up to this many ids, binary search beats a hash table's cost per call.
+_SMALL = 4096
 
 
 class VocabularyLookup:
@@ -29,31 +34,13 @@ class VocabularyLookup:
         self.strings = not pa.types.is_integer(values.type)
         keys = hash_strings(values).view(np.int64) if self.strings else values.to_numpy()
         self.table_rows = 2 + keys.size
-        self._low, self._direct = _direct_table(keys)
-        self._index = None if self._direct is not None else pd.Index(keys)
-        if self._index is not None and not self._index.is_unique:
-            raise ValueError("the vocabulary holds an id twice")
+        self._rows_of = _fastest(keys)
 
     def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
-        """Writes the row of every int64 key into ``out``, int64 or int32; returns how many
-        are unknown."""
-        if self._direct is None:
-            assert self._index is not None
-            # get_indexer says -1 for an absent key; plus 2, that is the unknown row.
-            np.add(self._index.get_indexer(keys), 2, out=out, casting="unsafe")
-        else:
-            # Below the lowest id the unsigned difference wraps around to above the highest one.
-            position = (keys - self._low).view(np.uint64)
-            np.minimum(position, np.uint64(self._direct.size - 1), out=position)
-            self._take(position.view(np.int64), out)
+        """Writes the row of every int64 key into ``out``, int64 or int32; returns how many are
+        unknown."""
+        out[:] = self._rows_of(keys)
         return int(np.count_nonzero(out == UNKNOWN_ROW))
-
-    def _take(self, position: np.ndarray, out: np.ndarray) -> None:
-        assert self._direct is not None
-        if out.dtype == self._direct.dtype:
-            self._direct.take(position, out=out, mode="clip")
-        else:
-            out[:] = self._direct.take(position, mode="clip")
 
 
 class HashLookup:
@@ -94,15 +81,38 @@ class IdentityLookup:
 Lookup = VocabularyLookup | HashLookup | IdentityLookup
 
 
-def _direct_table(keys: np.ndarray) -> tuple[np.int64, np.ndarray | None]:
-    """A table from id - lowest id to row, where ids are dense enough; its last item is unknown."""
-    if not keys.size:
-        return np.int64(0), np.full(1, UNKNOWN_ROW, np.int32)
-    low, high = int(keys.min()), int(keys.max())
-    if high - low >= max(_DIRECT_FACTOR * keys.size, _DIRECT_MINIMUM):
-        return np.int64(0), None
-    direct = np.full(high - low + 2, UNKNOWN_ROW, np.int32)
-    direct[keys - low] = np.arange(2, 2 + keys.size)
-    if np.count_nonzero(direct != UNKNOWN_ROW) != keys.size:
+def _fastest(keys: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from int64 ids to rows, for ids whose rows are 2, 3, … in this order."""
+    if np.unique(keys).size != keys.size:
         raise ValueError("the vocabulary holds an id twice")
-    return np.int64(low), direct
+    if keys.size:
+        low, high = int(keys.min()), int(keys.max())
+        if high - low < max(_DIRECT_FACTOR * keys.size, _DIRECT_MINIMUM):
+            # From id - lowest id to row; the last item stands for every id outside.
+            table = np.full(high - low + 2, UNKNOWN_ROW, np.int32)
+            table[keys - low] = np.arange(2, 2 + keys.size)
+            return partial(_by_table, np.int64(low), table)
+    if keys.size > _SMALL:
+        return partial(_by_index, pd.Index(keys))
+    order = np.argsort(keys)
+    rows = np.append(order + 2, UNKNOWN_ROW).astype(np.int32)
+    return partial(_by_search, np.append(keys[order], 0), rows)
+
+
+def _by_table(low: np.int64, table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    # Below the lowest id the unsigned difference wraps around to above the highest one.
+    position = (ids - low).view(np.uint64)
+    np.minimum(position, np.uint64(table.size - 1), out=position)
+    rows: np.ndarray = table.take(position.view(np.int64), mode="clip")
+    return rows
+
+
+def _by_search(ascending: np.ndarray, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    # The last item of both stands for ids beyond the highest.
+    position = np.searchsorted(ascending[:-1], ids)
+    return np.where(ascending[position] == ids, rows[position], UNKNOWN_ROW)
+
+
+def _by_index(index: pd.Index, ids: np.ndarray) -> np.ndarray:
+    # get_indexer says -1 for an absent id; plus 2, that is the unknown row.
+    return index.get_indexer(pd.Index(ids)) + 2

@@ -128,15 +128,19 @@ class _PlainScaling:
         x_BN = matrix_of(batch, self._names, pa.float32(), row_major=True)
         if x_BN is None:
             return None
-        with np.errstate(over="ignore", invalid="ignore"):
-            # A sum is finite only if every term is.
-            if not np.isfinite(np.add.reduce(x_BN.reshape(-1))):
-                return None
         rest = len(x_BN) % self._STRETCH
         stretches = x_BN[: len(x_BN) - rest].reshape(-1, self._STRETCH * len(self._names))
-        self._scale(stretches)
-        self._scale(x_BN[len(x_BN) - rest :])
+        for part in (stretches, x_BN[len(x_BN) - rest :]):
+            if not self._finite(part):
+                return None
+            self._scale(part)
         return x_BN
+
+    @staticmethod
+    def _finite(x: np.ndarray) -> bool:
+        # A sum is finite only if every term is.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(np.add.reduce(x, axis=0)).all())
 
     def _stretch(self, constants_N: list[float]) -> np.ndarray:
         return np.tile(np.array(constants_N, np.float32), self._STRETCH)

@@ -16,8 +16,13 @@ from pipeline.data.plan import SplitIndex
 # larger ones in slices of SLICE_ROWS.
 READ_ROWS = 65_536
 SLICE_ROWS = 16_384
+# What all streams of a reader may hold decoded; where it is less than that, fewer rows are read
+# at a time, but never fewer than _LEAST_ROWS.
+_HELD_BYTES = 256 << 20
+_LEAST_ROWS = 1_024
 _OPEN_FILES = 16
-# Compressed bytes fetched at a time for one column of a huge row group.
+# A row group larger than this is not held whole even compressed: its columns are fetched by the
+# megabyte.
 _HUGE_GROUP = 1 << 18
 _SLICE_BUFFER = 1 << 20
 
@@ -45,6 +50,7 @@ class ShardReader:
         index: the split's rows.
         columns: columns to decode.
         string_columns: those to decode as Arrow dictionaries.
+        streams: how many read through it by turns; they share its memory.
         counters: counts ``rows_decoded_in_vain`` (in front of a range inside a row group).
     """
 
@@ -54,6 +60,7 @@ class ShardReader:
         index: SplitIndex,
         columns: Sequence[str],
         string_columns: Sequence[str],
+        streams: int,
         counters: Counter[str],
     ) -> None:
         self._folder = Path(folder)
@@ -62,6 +69,8 @@ class ShardReader:
         self._string_columns = list(string_columns)
         self._counters = counters
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._bytes = _HELD_BYTES // max(streams, 1)
+        self._rows_of_bytes = READ_ROWS
 
     def close(self) -> None:
         while self._open:
@@ -77,11 +86,12 @@ class ShardReader:
         while first < stop:
             group = index.group_of(first)
             begin = int(index.group_start[group])
+            self._learn_row_size(self._file(int(index.group_shard[group])))
             last = group if first > begin else self._last_together(group, stop)
             end = int(index.group_start[last + 1])
             until = min(stop, end)
             # A row group wanted in part is read in slices: what follows the part stays unread.
-            if end - begin <= READ_ROWS and (first, until) == (begin, end):
+            if end - begin <= self._read_rows and (first, until) == (begin, end):
                 pieces = self._together(group, last)
             else:
                 pieces = self._slices(group)
@@ -96,10 +106,23 @@ class ShardReader:
                     break
             first = until
 
+    @property
+    def _read_rows(self) -> int:
+        return min(READ_ROWS, self._rows_of_bytes)
+
+    def _learn_row_size(self, file: pq.ParquetFile) -> None:
+        """Sets how many rows of such a file may be decoded at a time."""
+        if not file.num_row_groups:
+            return
+        group = file.metadata.row_group(0)
+        # Decoded, a row takes 8 bytes a column or so; with long lists or strings more.
+        row_bytes = max(8 * len(self._columns), group.total_byte_size // max(group.num_rows, 1))
+        self._rows_of_bytes = max(_LEAST_ROWS, self._bytes // max(row_bytes, 1))
+
     def _last_together(self, group: int, stop: int) -> int:
         """The last of the small row groups that are decoded together with ``group``."""
         index = self._index
-        limit = index.group_start[group] + READ_ROWS
+        limit = index.group_start[group] + self._read_rows
         last = group
         while (
             last + 1 < index.group_shard.size
@@ -124,7 +147,8 @@ class ShardReader:
         rows = self._index.group_start[group + 1] - self._index.group_start[group]
         file = self._file(shard, huge=bool(rows > _HUGE_GROUP))
         try:
-            yield from file.iter_batches(SLICE_ROWS, [number], self._columns, use_threads=False)
+            rows_at_a_time = min(SLICE_ROWS, self._rows_of_bytes)
+            yield from file.iter_batches(rows_at_a_time, [number], self._columns, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(shard, [number], error) from error
 

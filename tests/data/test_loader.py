@@ -212,6 +212,35 @@ def test_shuffling_mixes_rows_across_row_groups_and_files(tmp_path: Path) -> Non
     assert np.mean([len(g) for g in groups]) > 10
 
 
+def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = numbered_dataset(tmp_path, [[40]] * 12)
+    with read_rows(9):  # every row group is read in slices, by streams that take turns
+        expected = global_batches(tmp_path, manifest, 1, 0)
+        monkeypatch.setattr(reader, "_OPEN_FILES", 1)
+        assert global_batches(tmp_path, manifest, 1, 0) == expected
+    assert sorted(row for batch in expected for row in batch) == list(range(480))
+
+
+def test_rows_decoded_at_a_time_shrink_with_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = numbered_dataset(tmp_path, [[5000, 5000]])
+    sizes: list[int] = []
+    encode = FeatureTransforms.encode
+
+    def seen(self: FeatureTransforms, rows: pa.RecordBatch, *args: Any) -> Any:
+        sizes.append(rows.num_rows)
+        return encode(self, rows, *args)
+
+    monkeypatch.setattr(FeatureTransforms, "encode", seen)
+    list(numbered_loader(tmp_path, manifest, streams=1, shuffle_rows=100_000).epoch(0))
+    assert sizes == [10_000]
+    sizes.clear()
+    monkeypatch.setattr(reader, "_HELD_BYTES", 1 << 16)
+    list(numbered_loader(tmp_path, manifest, streams=1, shuffle_rows=100_000).epoch(0))
+    assert max(sizes) == 2048  # of 4 columns, 8 bytes each
+
+
 def test_unshuffled_streams_read_on_in_file_order(tmp_path: Path) -> None:
     manifest = numbered_dataset(tmp_path, [[10, 7], [15]])
     loader = numbered_loader(tmp_path, manifest, streams=2, batch_size=8, shuffle_rows=0)

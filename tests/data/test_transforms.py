@@ -78,21 +78,27 @@ def test_vocabulary_rows_are_missing_unknown_then_by_rank(dataset: Write) -> Non
     assert transforms.counters == {"x/missing": 1, "x/unknown_ids": 1}
 
 
-@pytest.mark.parametrize("spread", [1, 1_000_003])
-def test_integer_vocabulary_dense_and_sparse(dataset: Write, spread: int) -> None:
+@pytest.mark.parametrize(("spread", "size"), [(1, 400), (1_000_003, 400), (1_000_003, 9000)])
+def test_integer_vocabulary_dense_sparse_and_large(dataset: Write, spread: int, size: int) -> None:
     rng = np.random.default_rng(0)
-    kept = rng.permutation(np.arange(-300, 300))[:400] * spread
+    kept = rng.permutation(np.arange(-size, size))[:size] * spread
     transforms = fit_one(
         dataset,
         pa.array([1, None]),
         CategoricalFeature(name="x"),
-        [(int(v), 1000 - i) for i, v in enumerate(kept)],
+        [(int(v), 10_000 - i) for i, v in enumerate(kept)],
     )
-    ids = np.concatenate([rng.integers(-400, 400, 5000) * spread, [2**63 - 1, -(2**63), 0]])
+    drawn = rng.integers(-2 * size, 2 * size, 5000) * spread
+    ids = np.concatenate([drawn, [2**63 - 1, -(2**63), 0]])
     row_of = {int(v): i + 2 for i, v in enumerate(kept)}
     expected = [row_of.get(int(v), 1) for v in ids]
     assert transforms.encode(pa.table({"x": ids})).ids_FB[0].tolist() == expected
     assert transforms.counters["x/unknown_ids"] == expected.count(1)
+
+
+def test_an_id_listed_twice(dataset: Write) -> None:
+    with pytest.raises(ValueError, match="holds an id twice"):
+        fit_one(dataset, pa.array(["a"]), CategoricalFeature(name="x"), [("a", 2), ("a", 1)])
 
 
 def test_rows_and_min_count_limit_the_vocabulary(dataset: Write) -> None:
