@@ -1,5 +1,6 @@
 """What jobs.prepare shows: progress while rows stream, then a table of splits and columns."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,7 @@ def print_report(done: Prepared, output: Path) -> None:
     console.print(
         f"{rows:,} rows in {done.seconds:.1f} s ({rows / done.seconds:,.0f} rows/s), digest "
         f"{manifest.digest[:12]}, written to {output}\n"
-        f"next: python -m jobs.train --config {done.starter}",
+        f"next: {_python()} -m jobs.train --config {done.starter}",
         highlight=False,
         soft_wrap=True,
     )
@@ -146,3 +147,9 @@ def _seen(column: Column, statistics: dict[str, Any], rows: int) -> tuple[str, .
         seen = statistics["labels"][column.name]["train"]
         return f"{seen['missing'] / rows:.1%}", "", "", f"{seen['mean']:.4g}"
     return ()
+
+
+def _python() -> str:
+    """The interpreter of this job as one would type it here."""
+    program = Path(sys.executable)
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
