@@ -16,6 +16,8 @@ from pipeline.data.plan import SplitIndex
 # larger ones in slices of SLICE_ROWS.
 READ_ROWS = 65_536
 SLICE_ROWS = 16_384
+# Decoded pieces, of tiny files, are joined up to this size before they are encoded.
+_JOIN_ROWS = 4_096
 # What all streams of a reader may hold decoded; where it is less than that, fewer rows are read
 # at a time, but never fewer than _LEAST_ROWS.
 _HELD_BYTES = 256 << 20
@@ -29,17 +31,38 @@ _SLICE_BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class Piece:
-    """Decoded rows; the first one is row ``first`` of the split in file order."""
+    """Decoded rows.
+
+    Attributes:
+        batch: the rows.
+        runs: where they come from, in order: (number of rows, first row of the split in file
+            order).
+    """
 
     batch: pa.RecordBatch
-    first: int
+    runs: tuple[tuple[int, int], ...]
 
     @property
     def size(self) -> int:
         return int(self.batch.num_rows)
 
     def slice(self, start: int, rows: int) -> "Piece":
-        return Piece(self.batch.slice(start, rows), self.first + start)
+        runs, skip, left = [], start, rows
+        for count, first in self.runs:
+            taken = min(max(count - skip, 0), left)
+            if taken:
+                runs.append((taken, first + skip))
+            skip = max(skip - count, 0)
+            left -= taken
+        return Piece(self.batch.slice(start, rows), tuple(runs))
+
+    def split_row(self, row: int) -> int:
+        """The row of the split, in file order, that is row ``row`` here."""
+        for count, first in self.runs:
+            if row < count:
+                return first + row
+            row -= count
+        raise AssertionError("a row beyond the piece")
 
 
 class ShardReader:
@@ -82,6 +105,25 @@ class ShardReader:
         Raises:
             DatasetError: a file cannot be read, or is not what the manifest says.
         """
+        waiting: list[Piece] = []
+        rows = 0
+        for piece in self._decoded(first, stop):
+            limit = min(_JOIN_ROWS, self._rows_of_bytes)
+            fits = rows + piece.size <= limit and (
+                not waiting or piece.batch.schema.equals(waiting[0].batch.schema)
+            )
+            if waiting and not fits:
+                yield _join(waiting)
+                waiting, rows = [], 0
+            waiting.append(piece)
+            rows += piece.size
+            if rows >= limit:
+                yield _join(waiting)
+                waiting, rows = [], 0
+        if waiting:
+            yield _join(waiting)
+
+    def _decoded(self, first: int, stop: int) -> Iterator[Piece]:
         index = self._index
         while first < stop:
             group = index.group_of(first)
@@ -100,7 +142,7 @@ class ShardReader:
                 low, high = max(row, first), min(row + batch.num_rows, until)
                 self._counters["rows_decoded_in_vain"] += batch.num_rows - max(high - low, 0)
                 if low < high:
-                    yield Piece(batch.slice(low - row, high - low), low)
+                    yield Piece(batch.slice(low - row, high - low), ((high - low, low),))
                 row += batch.num_rows
                 if row >= until:
                     break
@@ -204,3 +246,10 @@ class ShardReader:
             f"{path}: cannot read row group {which} ({error}); restore the file or prepare the "
             "dataset again"
         )
+
+
+def _join(pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    table = pa.Table.from_batches([piece.batch for piece in pieces])
+    return Piece(one_batch(table), tuple(run for piece in pieces for run in piece.runs))

@@ -38,13 +38,13 @@ class RowEncoder:
             features = self._transforms.encode(piece.batch, self._counters, ids)
             labels_BT, weights_BT = self._targets.encode(piece.batch)
         except BadValueError as fault:
-            path, group, row = self._index.place(piece.first + fault.row)
+            path, group, row = self._index.place(piece.split_row(fault.row))
             raise DatasetError(
                 f"{self._folder}/{path}: row group {group}, column {fault.column!r}, row {row}: "
                 f"{fault.problem}"
             ) from None
         except BadColumnError as fault:
-            path, _, _ = self._index.place(piece.first)
+            path, _, _ = self._index.place(piece.split_row(0))
             raise DatasetError(f"{self._folder}/{path}: {fault}") from None
         return EncodedRows(features, labels_BT, weights_BT)
 
