@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +87,19 @@ def test_single_valued_features() -> None:
     assert batch.rows == 3
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_a_whole_batch_in_one_piece(kind: type) -> None:
+    rows = encoded([[1, 2], [3, 4]])
+    ids_FB = rows.features.ids_FB.astype(kind)
+    features = EncodedFeatures(ids_FB, False, (), rows.features.dense_BN)
+    whole = EncodedRows(features, rows.labels_BT, rows.weights_BT)
+    batch = collate(transforms_of("a", "b"), 2, Segment(whole, 0, 2, 0))
+    assert batch.ids is not None
+    assert batch.ids.values().tolist() == [1, 2, 3, 4]
+    assert batch.ids.values().dtype == torch.int64
+    assert batch.labels_BT.tolist() == [[0], [1]]
+
+
 def test_padding_is_row_0_with_weight_0() -> None:
     rows = encoded([[1, 2]])
     batch = collate(transforms_of("a"), 5, Segment(rows, 0, 1, 1), Segment(rows, 1, 2, 3))
@@ -151,18 +165,20 @@ def test_to_moves_every_part() -> None:
 @given(st.data())
 def test_gathering_equals_indexing(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
-    pieces, all_ids, all_lists = [], [], []
+    spans, all_ids, all_lists, numbers = [], [], [], []
     for size in sizes:
-        ids = data.draw(st.lists(st.integers(0, 99), min_size=size, max_size=size))
+        ids = data.draw(st.lists(st.integers(-1, 99), min_size=size, max_size=size))
         lists = data.draw(
             st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=size, max_size=size)
         )
-        pieces.append(encoded([ids], lists=[lists], weighted=[lists]))
-        all_ids += ids
-        all_lists += lists
+        start = data.draw(st.integers(0, size))
+        stop = data.draw(st.integers(start, size))
+        spans.append(Span(encoded([ids], lists=[lists], weighted=[lists]), start, stop))
+        all_ids += ids[start:stop]
+        all_lists += lists[start:stop]
+        numbers += list(range(start, stop))
     order = data.draw(st.permutations(range(len(all_ids))))
     keep = order[data.draw(st.integers(0, len(order))) :]
-    spans = [Span(piece, 0, piece.rows) for piece in pieces]
     rows = gather_rows(spans, np.array(keep, np.int64))
     assert rows.rows == len(keep)
     assert rows.features.ids_FB.tolist() == [[all_ids[i] for i in keep]]
@@ -175,5 +191,5 @@ def test_gathering_equals_indexing(data: st.DataObject) -> None:
     assert weighted.weights is not None
     assert expected.weights is not None
     assert weighted.weights.tolist() == expected.weights.tolist()
-    numbers = np.concatenate([np.arange(size) for size in sizes])
-    assert rows.labels_BT[:, 0].tolist() == numbers[keep].tolist()
+    assert rows.labels_BT[:, 0].tolist() == [numbers[i] for i in keep]
+    assert rows.features.has_absent or -1 not in rows.features.ids_FB

@@ -35,6 +35,19 @@ def test_without_missing_values_in_train_there_is_no_flag(tmp_path: Path) -> Non
     assert transforms.counters["x/missing_without_flag"] == 1
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("at", [0, 70, 149])
+def test_missing_values_that_train_had_none_of(tmp_path: Path, bad: float | None, at: int) -> None:
+    x: list[float | None] = np.linspace(-1, 1, 150).tolist()
+    transforms = fit_one(tmp_path, pa.array(x, pa.float32()), NumericFeature(name="x"))
+    clean_BN = transforms.encode(pa.table({"x": pa.array(x, pa.float32())})).dense_BN
+    x[at] = bad
+    dense_BN = transforms.encode(pa.table({"x": pa.array(x, pa.float32())})).dense_BN
+    clean_BN[at] = 0.0
+    assert dense_BN.tolist() == clean_BN.tolist()
+    assert transforms.counters["x/missing_without_flag"] == 1
+
+
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int64()])
 def test_log_scale_and_clip_equal_numpy(tmp_path: Path, kind: pa.DataType) -> None:
     x = (np.random.default_rng(1).standard_normal(1000) * 50).round()
@@ -73,6 +86,21 @@ def test_buckets_are_equally_filled_quantiles(tmp_path: Path) -> None:
     probe = pa.array([None, -5.0, 0.0, 10_239.0, 1e9], pa.float32())
     assert transforms.encode(pa.table({"x": probe})).ids_FB.tolist() == [[0, 1, 1, 10, 10]]
     assert (np.diff(transforms.encode(pa.table({"x": np.sort(x)})).ids_FB[0]) >= 0).all()
+
+
+def test_float32_numbers_meet_float64_edges_exactly(tmp_path: Path) -> None:
+    edges = np.linspace(0.0, 1.0, 11)  # 0.1 and the like lie between float32 numbers
+    statistics = {
+        "numeric": {"x": {"missing": 0, "mean": 0, "std": 1, "quantiles": edges.tolist()}}
+    }
+    feature = NumericFeature(name="x", buckets=11)
+    transforms = fit_one(tmp_path, pa.array([0.0], pa.float32()), feature, statistics=statistics)
+    near = edges.astype(np.float32)
+    x = np.concatenate([near, np.nextafter(near, np.float32(9)), np.nextafter(near, -near)])
+    inner = transforms.numeric[0].edges
+    assert inner is not None
+    expected = 1 + (x.astype(np.float64)[:, None] >= inner).sum(axis=1)
+    assert transforms.encode(pa.table({"x": x})).ids_FB[0].tolist() == expected.tolist()
 
 
 def test_equal_edges_fall_together(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def test_serving_rows_from_pandas(tmp_path: Path) -> None:
         assert got.ids_FB.tolist() == expected.ids_FB.tolist()
         assert lists(got.ragged[0]) == [[1, 2], [], [3]]
         assert got.dense_BN.tolist() == [[-1.0], [0.0], [1.0]]
+    with_nan = table.set_column(0, "id", pa.array([3.0, 1.0, float("nan")]))
+    assert transforms.encode(with_nan).ids_FB.tolist() == expected.ids_FB.tolist()
     text_ids = table.set_column(0, "id", pa.array(["3", "1", None]))
     assert transforms.encode(text_ids).ids_FB.tolist() == expected.ids_FB.tolist()
 
