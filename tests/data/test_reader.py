@@ -1,5 +1,6 @@
 """Reading shards: few files open, few bytes at a time, and every fault named with its file."""
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -110,16 +111,24 @@ def test_an_empty_shard_is_counted(tmp_path: Path) -> None:
     assert loader.counters["empty_shards"] == 2
 
 
-def test_an_id_outside_names_file_group_and_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("streams", [1, 8])
+@pytest.mark.parametrize("shuffle_rows", [0, 64])
+def test_an_id_outside_names_file_group_and_row(
+    tmp_path: Path, streams: int, shuffle_rows: int
+) -> None:
     manifest = numbered_dataset(tmp_path, [[50], [50, 50]])
     features = FeaturesConfig(
         categorical=[CategoricalFeature(name="row", encoder="identity", rows=120)]
     )
     transforms = FeatureTransforms.fit(features, tmp_path)
-    loader = numbered_loader(tmp_path, manifest, transforms=transforms, shuffle_rows=0)
-    message = r"1\.parquet: row group 1, column 'row', row 20: id 120 is outside 0 … 119"
-    with pytest.raises(DatasetError, match=message):
+    loader = numbered_loader(
+        tmp_path, manifest, transforms=transforms, streams=streams, shuffle_rows=shuffle_rows
+    )
+    message = r"1\.parquet: row group 1, column 'row', row \d+: id (\d+) is outside 0 … 119"
+    with pytest.raises(DatasetError, match=message) as caught:
         list(loader.epoch(0))
+    row, id_ = map(int, re.findall(r"(?:row|id) (\d+)(?::| is)", str(caught.value)))
+    assert id_ == 100 + row
 
 
 def test_a_label_column_the_dataset_lacks(tmp_path: Path) -> None:
