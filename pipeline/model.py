@@ -4,7 +4,7 @@ import torch
 
 import ple
 from pipeline.config import Experiment
-from pipeline.config.features import LevelConfig
+from pipeline.config.model import LevelConfig
 from pipeline.data.transforms import FeatureTransforms
 
 

@@ -10,34 +10,37 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchrec import KeyedJaggedTensor
 
 from pipeline.benchmark.data_sets import TASKS
+from pipeline.data.columns import one_batch
 from pipeline.data.targets import TargetEncoder
 from pipeline.data.transforms import FeatureTransforms
 
-_Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+# Ray Data reads this many copies of the files, so that its start weighs little.
+_RAY_COPIES = 4
+
+# Values and lengths of the KeyedJaggedTensor, numbers, labels, weights.
+_Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Conversion:
-    """Arrow rows → values of the KeyedJaggedTensor, numbers, labels, weights."""
+    """Arrow rows → the tensors of a training-ready batch."""
 
     def __init__(self, transforms: FeatureTransforms) -> None:
+        self.keys = list(transforms.single_features)
         self.transforms = transforms
         self.targets = TargetEncoder.of(TASKS, None)
         self.columns = [*transforms.columns, *self.targets.columns]
 
     def __call__(self, batch: pa.RecordBatch) -> _Parts:
         features = self.transforms.encode(batch)
-        labels_BT, weights_BT = self.targets.encode(batch)
+        labels_BT, weights_BT = self.targets.encode(one_batch(batch))
+        values = torch.from_numpy(features.ids_FB.reshape(-1))
         return (
-            torch.from_numpy(features.ids_FB.reshape(-1)),
+            values,
+            torch.ones_like(values),
             torch.from_numpy(features.dense_BN),
             torch.from_numpy(labels_BT),
             torch.from_numpy(weights_BT),
         )
-
-    def keyed(self, values: torch.Tensor) -> KeyedJaggedTensor:
-        keys = list(self.transforms.single_features)
-        lengths = torch.ones_like(values)
-        return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths)
 
 
 class _Files(IterableDataset):
@@ -60,13 +63,17 @@ def dataloader_seconds(
     """Time of one worker process that decodes and converts; starting it is not counted."""
     convert = Conversion(transforms)
     loader = DataLoader(_Files(files, convert, batch_size), batch_size=None, num_workers=1)
-    return _steady_seconds(iter(loader), convert)
+    batches = iter(loader)
+    first = _take(next(batches), convert)
+    started = time.perf_counter()
+    rows = sum(_take(parts, convert) for parts in batches)
+    return (time.perf_counter() - started) * (rows + first) / rows
 
 
 def ray_data_seconds(files: Sequence[str], transforms: FeatureTransforms, batch_size: int) -> float:
     """Time of one consumer of a streaming split with an Arrow collate function.
 
-    Ray may use every core of the machine; what happens before the first batch is not counted.
+    Ray may use every core of the machine; starting it is not counted, starting the read is.
     """
     import ray
     from ray.data.collate_fn import ArrowBatchCollateFn
@@ -80,19 +87,18 @@ def ray_data_seconds(files: Sequence[str], transforms: FeatureTransforms, batch_
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        dataset = ray.data.read_parquet(list(files), columns=convert.columns)
+        started = time.perf_counter()
+        dataset = ray.data.read_parquet(list(files) * _RAY_COPIES, columns=convert.columns)
         (split,) = dataset.streaming_split(1)
-        batches = iter(split.iter_torch_batches(batch_size=batch_size, collate_fn=Collate()))
-        return _steady_seconds(batches, convert)
+        for parts in split.iter_torch_batches(batch_size=batch_size, collate_fn=Collate()):
+            _take(parts, convert)
+        return (time.perf_counter() - started) / _RAY_COPIES
     finally:
         ray.shutdown()
 
 
-def _steady_seconds(batches: Iterator[_Parts], convert: Conversion) -> float:
-    """Time for all rows at the speed seen after the first batch."""
-    first = len(next(batches)[1])
-    rows, started = 0, time.perf_counter()
-    for values, dense_BN, _, _ in batches:
-        convert.keyed(values)
-        rows += len(dense_BN)
-    return (time.perf_counter() - started) * (rows + first) / rows
+def _take(parts: _Parts, convert: Conversion) -> int:
+    """Makes the KeyedJaggedTensor of a batch; returns its rows."""
+    values, lengths, dense_BN, _, _ = parts
+    KeyedJaggedTensor(keys=convert.keys, values=values, lengths=lengths)
+    return len(dense_BN)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.features import CategoricalFeature, FeaturesConfig, NumericFeature, TaskConfig
+from pipeline.config.features import CategoricalFeature, FeaturesConfig, NumericFeature
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import Column, Manifest
 from pipeline.data.preparing.writer import DatasetWriter
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.batch import Batch, Collator, Segment
 from pipeline.data.encoded import EncodedRows
 from pipeline.data.manifest import DatasetError, Manifest

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.columns import as_values, column_of, matrix_of, numbers
 from pipeline.data.faults import BadValueError
 

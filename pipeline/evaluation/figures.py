@@ -14,7 +14,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.config.features import LevelConfig, TaskConfig
+from pipeline.config.model import LevelConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.evaluation.scores import BINARY
 
 # Colour-blind safe (Okabe and Ito), readable in print by their line styles too.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 
 BINARY = "binary_cross_entropy"
 

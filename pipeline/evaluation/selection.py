@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.config import ConfigError
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.evaluation.metrics import Metrics
 from pipeline.evaluation.scores import BINARY
 

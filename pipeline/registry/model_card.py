@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipeline.config import Experiment
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import Manifest
 from pipeline.evaluation.metrics import Metrics
 from pipeline.evaluation.scores import BINARY

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.loader import BatchLoader
 from pipeline.evaluation.metrics import MetricSet
 from pipeline.training.errors import TrainingError

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
 import ple
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.batch import Batch
 from pipeline.training.clock import PhaseClock
 from pipeline.training.errors import TrainingError

@@ -15,7 +15,8 @@ from small_datasets import (
     read_rows,
 )
 
-from pipeline.config.features import CategoricalFeature, FeaturesConfig, TaskConfig
+from pipeline.config.features import CategoricalFeature, FeaturesConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data import reader
 from pipeline.data.manifest import DatasetError
 from pipeline.data.transforms import FeatureTransforms

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.faults import BadColumnError, BadValueError
 from pipeline.data.targets import TargetEncoder
 

@@ -54,13 +54,13 @@ def sharded_run(rank: int, world_size: int, sharding_type: str, uneven: bool) ->
     from torch.distributed._shard.sharded_tensor import ShardedTensor
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-    from pipeline.config.features import TaskConfig
     from pipeline.config.schema import (
         DenseOptimizerConfig,
         ScheduleConfig,
         ShardingConfig,
         TableOptimizerConfig,
     )
+    from pipeline.config.tasks import TaskConfig
     from pipeline.data.batch import Batch
     from pipeline.training.clock import PhaseClock
     from pipeline.training.optimizers import Optimizers

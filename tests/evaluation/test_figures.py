@@ -5,7 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from pipeline.config.features import LevelConfig, TaskConfig
+from pipeline.config.model import LevelConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.evaluation.figures import HistoryPoint, gate_heat_map, gate_use, training_curves
 
 TASKS = [

@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from sklearn import metrics as sk
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.evaluation.metrics import EXACT_ROWS, MetricSet, _bins, finite_values
 from pipeline.evaluation.scores import score
 

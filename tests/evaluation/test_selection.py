@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.evaluation.selection import BestEvaluation, selection_metric
 
 TASKS = [

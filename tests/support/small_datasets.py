@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.features import CategoricalFeature, FeaturesConfig, NumericFeature, TaskConfig
+from pipeline.config.features import CategoricalFeature, FeaturesConfig, NumericFeature
+from pipeline.config.tasks import TaskConfig
 from pipeline.data import reader
 from pipeline.data.batch import Batch
 from pipeline.data.encoded import Ragged

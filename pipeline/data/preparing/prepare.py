@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import STATISTICS_NAME, Manifest
 from pipeline.data.preparing.recipes.base import Recipe
 from pipeline.data.preparing.shards import ROWS_PER_GROUP, ROWS_PER_SHARD

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import Experiment
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import Column, Manifest
 
 STARTER_NAME = "experiment.yaml"

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import SPLITS, Column, DatasetError
 from pipeline.data.preparing.recipes.base import Ceilings, Recipe
 from pipeline.data.preparing.recipes.clicklog_ceiling import CeilingAuc

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import Column, DatasetError
 from pipeline.data.preparing.recipes.description import ColumnDescription, TableDescription
 from pipeline.data.preparing.recipes.sources import RawRows

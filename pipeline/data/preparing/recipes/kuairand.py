@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config.features import TaskConfig
+from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import DatasetError
 from pipeline.data.preparing.recipes.base import Recipe
 from pipeline.data.preparing.recipes.description import (
