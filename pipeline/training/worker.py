@@ -36,11 +36,11 @@ def train_worker(
         run_folder: shared by all workers; holds ``transforms`` and receives the checkpoint.
         reporter: told of progress and metrics; only the chief's is used.
     """
-    return _Worker(experiment, context, run_folder, reporter).run()
+    return Trainer(experiment, context, run_folder, reporter).run()
 
 
-class _Worker:
-    """The parts of one worker, built in the order in which data flows through them."""
+class Trainer:
+    """The parts of one worker's training, built in the order in which data flows through them."""
 
     def __init__(
         self, experiment: Experiment, context: WorkerContext, run_folder: Path, reporter: Reporter
@@ -50,16 +50,16 @@ class _Worker:
         context.prepare(train.seed)
         self.clock = PhaseClock()
         self.tasks = list(experiment.tasks)
-        transforms = FeatureTransforms.load(run_folder / "transforms")
+        self.transforms = FeatureTransforms.load(run_folder / "transforms")
         manifest = load_manifest(experiment.data.path)
         self.loaders = {
-            split: self._loader(manifest, transforms, split)
+            split: self._loader(manifest, self.transforms, split)
             for split in ("train", "valid", "test")
             if manifest.splits.get(split)
         }
         self.steps_per_epoch = self.loaders["train"].steps
         self.total_steps = self.steps_per_epoch * train.epochs
-        ranker = build_ranker(experiment, transforms, device="meta")
+        ranker = build_ranker(experiment, self.transforms, device="meta")
         self.model, self.placements = shard_ranker(
             ranker,
             sharding=experiment.sharding,
@@ -119,9 +119,8 @@ class _Worker:
         train = self.experiment.train
         step = 0
         for epoch in range(train.epochs):
-            loader = self.loaders["train"]
             mark = _Mark(step, self.rows_trained, time.perf_counter())
-            for batch in self._batches(loader, epoch):
+            for batch in self.batches(epoch):
                 self.train_step(batch, step)
                 self.rows_trained += batch.rows
                 step += 1
@@ -136,8 +135,9 @@ class _Worker:
                         return step
         return step
 
-    def _batches(self, loader: BatchLoader, epoch: int) -> Iterator[Batch]:
-        for batch in self.clock.waiting("data wait", loader.epoch(epoch)):
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The training batches of an epoch on the device, the wait for each on the clock."""
+        for batch in self.clock.waiting("data wait", self.loaders["train"].epoch(epoch)):
             yield batch.to(self.context.device, non_blocking=True)
 
     def _log(self, mark: "_Mark", epoch: int, step: int) -> "_Mark":

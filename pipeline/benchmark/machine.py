@@ -1,0 +1,46 @@
+"""What this machine can do at most, measured on the spot: matrix products and memory copies."""
+
+import statistics
+import time
+
+import torch
+
+# Products of the size a wide tower runs (rows × width × width); the best of them is the ceiling.
+_SHAPES = ((4096, 1024, 1024), (4096, 512, 512), (2048, 2048, 2048))
+_COPY_BYTES = 256 << 20
+
+
+def matmul_rate(seconds: float = 0.2) -> float:
+    """Floating-point operations per second of the fastest of a few square-ish float32 products.
+
+    Uses the intra-op threads in force. Each shape runs for about ``seconds``; the median of its
+    calls counts.
+    """
+    return max(_product_rate(shape, seconds) for shape in _SHAPES)
+
+
+def memory_rate(repetitions: int = 3) -> float:
+    """Bytes per second read and written by a copy that no cache holds."""
+    source = torch.ones(_COPY_BYTES // 4)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    times = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        target.copy_(source)
+        times.append(time.perf_counter() - started)
+    return 2 * _COPY_BYTES / statistics.median(times)
+
+
+def _product_rate(shape: tuple[int, int, int], seconds: float) -> float:
+    rows, inner, columns = shape
+    left, right = torch.randn(rows, inner), torch.randn(inner, columns)
+    product = torch.empty(rows, columns)
+    torch.mm(left, right, out=product)
+    times: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds or len(times) < 3:
+        started = time.perf_counter()
+        torch.mm(left, right, out=product)
+        times.append(time.perf_counter() - started)
+    return 2.0 * rows * inner * columns / statistics.median(times)

@@ -1,0 +1,77 @@
+"""The model step alone, on batches that lie ready, as a share of what the machine can do.
+
+The ceiling is the step's matrix products at the rate of the fastest product measured beside it; all
+else (lookups, gates, activations, optimizers) counts as loss.
+"""
+
+import itertools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ple
+from pipeline.benchmark.data_sets import write_benchmark_dataset
+from pipeline.benchmark.machine import matmul_rate, memory_rate
+from pipeline.benchmark.model import BATCH_SIZE, benchmark_experiment, trainer_here
+from pipeline.benchmark.pairs import Ratio, interleaved
+from pipeline.training.worker import Trainer
+
+_TABLE_ROWS = 100_000
+_BATCHES = 16
+_STEPS = 12
+
+
+def measure_step(pairs: int, threads: list[int]) -> dict[str, Any]:
+    """``roofline_share_Nt`` for each number of threads, and what it is made of.
+
+    Args:
+        pairs: interleaved rounds of products and steps.
+        threads: intra-op threads to measure with.
+    """
+    before = torch.get_num_threads()
+    summary: dict[str, Any] = {"pairs": pairs, "batch_size": BATCH_SIZE}
+    try:
+        with tempfile.TemporaryDirectory(prefix="ple-benchmark-") as name:
+            write_benchmark_dataset(Path(name), _BATCHES * BATCH_SIZE, 0)
+            experiment = benchmark_experiment(Path(name), _TABLE_ROWS)
+            for count in threads:
+                torch.set_num_threads(count)
+                with trainer_here(experiment) as trainer:
+                    summary |= _share(trainer, pairs, count)
+    finally:
+        torch.set_num_threads(before)
+    return summary
+
+
+def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
+    batches = list(trainer.batches(0))
+    endless, steps = itertools.cycle(batches), itertools.count()
+
+    def seconds_per_step() -> float:
+        started = time.perf_counter()
+        for _ in range(_STEPS):
+            trainer.train_step(next(endless), next(steps))
+        return (time.perf_counter() - started) / _STEPS
+
+    measured = interleaved({"product": matmul_rate, "step": seconds_per_step}, pairs)
+    # Forward, gradient of the input, gradient of the weights: three products of one size.
+    flops = 3 * ple.cost(trainer.model.module).flops_per_row * BATCH_SIZE
+    share = Ratio.of(
+        [
+            flops / rate / step
+            for rate, step in zip(measured["product"], measured["step"], strict=True)
+        ]
+    )
+    step = sorted(measured["step"])[len(measured["step"]) // 2]
+    rate = sorted(measured["product"])[len(measured["product"]) // 2]
+    return {
+        f"roofline_share_{threads}t": share.median,
+        f"roofline_spread_{threads}t": [share.low, share.high],
+        f"flops_per_step_{threads}t": flops,
+        f"matmul_flops_per_second_{threads}t": rate,
+        f"memory_bytes_per_second_{threads}t": memory_rate(),
+        f"examples_per_second_{threads}t": BATCH_SIZE / step,
+    }

@@ -1,0 +1,195 @@
+"""The whole road from Parquet to moved weights, against others on the same rows and sizes.
+
+One worker. Ours reads the shards, shuffled, and trains; DeepCTR-Torch trains from arrays it holds
+in memory; plain PyTorch is fed by our reader. Every ratio is the median over interleaved rounds.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.benchmark.data_sets import NUMBERS, SINGLE, write_benchmark_dataset
+from pipeline.benchmark.model import (
+    BATCH_SIZE,
+    EQUAL_LEVELS,
+    benchmark_experiment,
+    census_experiment,
+    trainer_here,
+)
+from pipeline.benchmark.pairs import Ratio, interleaved
+from pipeline.benchmark.peers.deepctr import DeepCtr
+from pipeline.benchmark.peers.plain_torch import PlainPle, train_plain
+from pipeline.config import Experiment
+from pipeline.training.worker import Trainer
+
+_ROWS = 24 * BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The rows of a train split, encoded, in memory."""
+
+    ids_BF: np.ndarray
+    dense_BN: np.ndarray
+    labels_BT: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return self.labels_BT.shape[0]
+
+
+def measure_train(pairs: int, threads: int, census: Path | None) -> dict[str, Any]:
+    """Ratios of examples per second, and the share of time spent waiting for data.
+
+    Args:
+        pairs: interleaved rounds.
+        threads: intra-op threads of every subject on the benchmark model; the census model has 1.
+        census: also train on this dataset of ``jobs.prepare census-income``.
+    """
+    before = torch.get_num_threads()
+    summary: dict[str, Any] = {"threads": threads, "pairs": pairs}
+    try:
+        torch.set_num_threads(threads)
+        summary |= _benchmark_model(pairs, table_rows=100_000, batches=24, suffix="")
+        summary |= _benchmark_model(pairs, table_rows=1_000_000, batches=4, suffix="_1m_rows")
+        if census is not None:
+            torch.set_num_threads(1)
+            summary |= _census_model(pairs, census)
+    finally:
+        torch.set_num_threads(before)
+    return summary
+
+
+class Ours:
+    """Epochs of our own training, one after the other."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._epoch = 0
+        self._step = 0
+        self._seconds = 0.0
+
+    def seconds_per_row(self) -> float:
+        """Trains an epoch, from its first read to its last step."""
+        rows, started = 0, time.perf_counter()
+        for batch in self.trainer.batches(self._epoch):
+            self.trainer.train_step(batch, self._step)
+            self._step += 1
+            rows += batch.rows
+        seconds = time.perf_counter() - started
+        self._epoch += 1
+        self._seconds += seconds
+        return seconds / rows
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Share of all epochs so far in which the loop waited for a batch."""
+        return self.trainer.clock.seconds["data wait"] / self._seconds
+
+
+def collect_arrays(trainer: Trainer) -> Arrays:
+    """One epoch of the train split, as the trainer's own reader encodes it."""
+    ids, dense, labels = [], [], []
+    for batch in trainer.loaders["train"].epoch(0):
+        assert batch.ids is not None
+        ids.append(batch.ids.values().view(-1, len(batch.dense_BN))[:, : batch.rows].T.numpy())
+        dense.append(batch.dense_BN[: batch.rows].numpy())
+        labels.append(batch.labels_BT[: batch.rows].numpy())
+    return Arrays(np.concatenate(ids), np.concatenate(dense), np.concatenate(labels))
+
+
+def _benchmark_model(pairs: int, table_rows: int, batches: int, suffix: str) -> dict[str, Any]:
+    # The peer's time hardly depends on what a batch holds: a few batches of it suffice.
+    peer_rows = batches * BATCH_SIZE
+    with tempfile.TemporaryDirectory(prefix="ple-benchmark-") as name:
+        write_benchmark_dataset(Path(name), _ROWS, 0, table_rows)
+        experiment = benchmark_experiment(Path(name), table_rows, EQUAL_LEVELS)
+        with trainer_here(experiment) as trainer:
+            ours = Ours(trainer)
+            peer = _deepctr(experiment, collect_arrays(trainer), [table_rows] * SINGLE)
+            subjects: dict[str, Callable[[], float]] = {
+                "ours": ours.seconds_per_row,
+                "deepctr_torch": lambda: peer.epoch_seconds(peer_rows) / peer_rows,
+            }
+            if not suffix:
+                subjects["plain_torch"] = _Plain(ours).seconds_per_row
+            seconds = interleaved(subjects, pairs)
+            waited = ours.data_wait_fraction
+    return _ratios(seconds, suffix) | {f"data_wait_fraction{suffix}": waited}
+
+
+def _census_model(pairs: int, folder: Path) -> dict[str, Any]:
+    experiment = census_experiment(folder)
+    with trainer_here(experiment) as trainer:
+        ours = Ours(trainer)
+        arrays = collect_arrays(trainer)
+        peer = _deepctr(experiment, arrays, [table.rows for table in trainer.transforms.tables])
+        seconds = interleaved(
+            {
+                "ours": ours.seconds_per_row,
+                "deepctr_torch": lambda: peer.epoch_seconds(arrays.rows) / arrays.rows,
+            },
+            pairs,
+        )
+        waited = ours.data_wait_fraction
+    return _ratios(seconds, "_census") | {"data_wait_fraction_census": waited}
+
+
+def _deepctr(experiment: Experiment, arrays: Arrays, table_rows: Sequence[int]) -> DeepCtr:
+    """The same sizes over there."""
+    levels = experiment.model.levels
+    assert isinstance(levels[0].task_experts, int)
+    return DeepCtr(
+        arrays.ids_BF,
+        arrays.dense_BN,
+        arrays.labels_BT,
+        table_rows=table_rows,
+        width=experiment.features.embedding_dim,
+        experts=levels[0].task_experts,
+        hidden=levels[0].hidden,
+        levels=len(levels),
+        tower=experiment.model.tower_hidden,
+        batch_size=experiment.data.batch_size,
+    )
+
+
+class _Plain:
+    """Epochs of plain PyTorch, fed by the reader of ``ours``."""
+
+    def __init__(self, ours: Ours) -> None:
+        self._loader = ours.trainer.loaders["train"]
+        experiment = ours.trainer.experiment
+        self._model = PlainPle(
+            [table.rows for table in ours.trainer.transforms.tables],
+            experiment.features.embedding_dim,
+            NUMBERS,
+            [level.hidden for level in experiment.model.levels],
+            experiment.model.levels[0].shared_experts,
+            experiment.model.tower_hidden,
+        )
+        self._optimizer = torch.optim.Adagrad(self._model.parameters(), lr=0.01)
+
+    def seconds_per_row(self) -> float:
+        started = time.perf_counter()
+        rows = train_plain(self._model, self._optimizer, self._loader.epoch(0))
+        return (time.perf_counter() - started) / rows
+
+
+def _ratios(seconds: dict[str, list[float]], suffix: str) -> dict[str, Any]:
+    """Seconds of the others over ours, by round; and the speeds themselves, for the record."""
+    result: dict[str, Any] = {}
+    for name, values in seconds.items():
+        speed = statistics.median(1.0 / value for value in values)
+        result[f"examples_per_second_{name}{suffix}"] = speed
+        if name != "ours":
+            ratio = Ratio.of([v / o for v, o in zip(values, seconds["ours"], strict=True)])
+            result[f"ratio_{name}{suffix}"] = ratio.median
+            result[f"spread_{name}{suffix}"] = [ratio.low, ratio.high]
+    return result
