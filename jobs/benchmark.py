@@ -43,7 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, default=2, help="intra-op threads of every subject")
     train.add_argument("--census", type=Path, help="a dataset of jobs.prepare census-income")
     train.set_defaults(measure=measure_train)
-    for part in (data, step, train):
+    balance = parts.add_parser("balance", help="a step of each balancing method, over a plain one")
+    balance.add_argument("--threads", type=int, default=1, help="intra-op threads")
+    balance.set_defaults(measure=measure_balance)
+    for part in (data, step, train, balance):
         part.add_argument("--pairs", type=int, default=5, help="interleaved repetitions")
     for part in parts.choices.values():
         add_summary_argument(part)
@@ -77,6 +80,12 @@ def measure_train(args: argparse.Namespace, console: RunConsole) -> dict[str, ob
     from pipeline.benchmark import train
 
     return _shown(console, train.measure_train(args.pairs, args.threads, args.census))
+
+
+def measure_balance(args: argparse.Namespace, console: RunConsole) -> dict[str, object]:
+    from pipeline.benchmark import balance
+
+    return _shown(console, balance.measure_balance(args.pairs, args.threads))
 
 
 def _shown(console: RunConsole, summary: dict[str, object]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.common import add_summary_argument, check_summary, run_job, write_summary
+from pipeline.config.locations import mask
 from pipeline.data.manifest import MANIFEST_NAME, load_manifest
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.preparing.recipes.base import Recipe
@@ -18,7 +19,9 @@ from pipeline.data.preparing.recipes.description import load_description
 from pipeline.data.preparing.recipes.kuairand import kuairand
 from pipeline.data.preparing.recipes.table import table
 from pipeline.data.preparing.report import RowProgress, print_report, summary
+from pipeline.data.preparing.sampling import KeepNegatives, with_sampled_negatives
 from pipeline.data.preparing.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
+from pipeline.data.storage import open_store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,22 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Prepares one dataset."""
-    if args.if_missing and (args.output / MANIFEST_NAME).exists():
+    if args.if_missing and open_store(args.output).exists(MANIFEST_NAME):
         kept = load_manifest(args.output)
-        print(f"{args.output} already holds dataset {kept.name!r}, made from {kept.source}: kept")
+        place = mask(args.output)
+        print(f"{place} already holds dataset {kept.name!r}, made from {kept.source}: kept")
         write_summary(args.summary, {"kept": True, "rows": kept.all_rows, "digest": kept.digest})
         return
     check_summary(args.summary)
-    recipe = _recipe(args)
+    recipe, sizes = _recipe(args), (args.rows_per_shard, args.rows_per_group)
+    if args.keep_negatives is not None:
+        recipe = with_sampled_negatives(recipe, KeepNegatives.parse(args.keep_negatives))
     with RowProgress(recipe.share) as progress:
-        done = prepare(
-            recipe,
-            args.output,
-            args.overwrite,
-            args.rows_per_shard,
-            args.rows_per_group,
-            progress.advance,
-        )
+        done = prepare(recipe, args.output, args.overwrite, *sizes, progress.advance)
     print_report(done, args.output)
     write_summary(args.summary, summary(done, args.output))
 
@@ -80,11 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("--users", type=int, help="distinct users; default: --rows / 200")
     log.add_argument("--items", type=int, help="distinct items; default: --rows / 400")
     for recipe in recipes.choices.values():
-        recipe.add_argument("--output", type=Path, required=True, help="folder of the dataset")
+        recipe.add_argument("--output", required=True, help="folder of the dataset, or a URI")
         recipe.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
         recipe.add_argument("--if-missing", action="store_true", help="keep an existing dataset")
         recipe.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD)
         recipe.add_argument("--rows-per-group", type=int, default=ROWS_PER_GROUP)
+        recipe.add_argument(
+            "--keep-negatives", metavar="TASK=RATE", help="of its train rows with label 0 keep RATE"
+        )
         add_summary_argument(recipe)
     return parser
 

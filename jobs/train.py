@@ -1,6 +1,7 @@
 """Trains one experiment on Ray workers and registers its best weights as a model version.
 
 python -m jobs.train --config configs/demo.yaml [section.key=value …] [--summary FILE]
+python -m jobs.train --config configs/demo.yaml --plan-only [--workers 8] [--workers-per-node 4]
 """
 
 import argparse
@@ -8,24 +9,31 @@ import sys
 from collections.abc import Sequence
 
 from jobs.common import add_config_arguments, check_summary, run_job, write_summary
+from jobs.plan_arguments import add_plan_arguments, check_plan_arguments, show_plan
 from pipeline.config import load_experiment, resolved_yaml
-from pipeline.console import RunConsole, metric_table
+from pipeline.console import RunConsole, budget_line, metric_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
     add_config_arguments(parser)
+    add_plan_arguments(parser)
     args = parser.parse_args(arguments)
+    check_plan_arguments(parser, args)
     return run_job(lambda: train(args))
 
 
 def train(args: argparse.Namespace) -> None:
     """Runs the job with parsed arguments."""
-    experiment = load_experiment(args.config, args.overrides)
+    profile = [f"train.profile_steps={args.profile}"] if args.profile else []
+    experiment = load_experiment(args.config, [*args.overrides, *profile])
     if args.print_config:
         print(resolved_yaml(experiment), end="")
         return
     check_summary(args.summary)
+    if args.plan_only:
+        show_plan(experiment, args)
+        return
     # Imported late: --print-config and a wrong config answer at once.
     from pipeline.registry.client import score_rows
     from pipeline.run import train_and_register
@@ -42,6 +50,7 @@ def train(args: argparse.Namespace) -> None:
         f"{result.rows_trained:,} rows trained at {result.examples_per_second:,.0f} examples/s, "
         f"{result.data_wait_fraction:.1%} of the time waiting for data"
     )
+    console.note("time: " + budget_line(result.time_shares))
     counted = [f"{name} {n:,}" for name, n in result.counters.items() if n and "/" in name]
     if counted:
         console.note("counted while reading, over all passes: " + ", ".join(counted))

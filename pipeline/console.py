@@ -1,6 +1,7 @@
 """What a person sees of a run: a live line on a terminal, plain lines elsewhere, final tables."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from pipeline.training.report import Progress
 
 _PLAIN_SECONDS = 5.0
+_PLAIN_STATUS_SECONDS = 15.0
 
 
 class RunConsole:
@@ -46,6 +48,14 @@ class RunConsole:
     def note(self, text: str) -> None:
         """One line that stays."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def status(self, text: str) -> None:
+        """Says where a long job is: on the live line, or in a plain line every few seconds."""
+        if self._live is not None:
+            self._live.update(Text(text))
+        elif time.monotonic() - self._last_plain >= _PLAIN_STATUS_SECONDS:
+            self._last_plain = time.monotonic()
+            self.note(text)
 
     def progress(self, snapshot: Progress) -> None:
         """Shows where the run is: a live line, or a plain one every few seconds."""
@@ -116,6 +126,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=140)
 
 
+def budget_line(shares: Mapping[str, float]) -> str:
+    """Shares of a run's time by phase, largest first."""
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {share:.1%}" for name, share in ordered)
+
+
 def metric_table(
     splits: dict[str, dict[str, dict[str, Any]]],
     ceilings: dict[str, dict[str, dict[str, float]]],
@@ -131,12 +147,14 @@ def metric_table(
                     split,
                     _shown(metrics, "auc"),
                     "" if ceiling is None else f"{ceiling:.4f}",
+                    _shown(metrics, "gauc"),
                     _shown(metrics, "logloss"),
                     _shown(metrics, "normalized_entropy"),
                     _shown(metrics, "calibration"),
                     _shown(metrics, "rmse"),
                     _shown(metrics, "mae"),
                     _shown(metrics, "r2"),
+                    _shown(metrics, "xauc"),
                     f"{metrics['rows']:,}",
                     f"{metrics['positives']:,}" if "positives" in metrics else "",
                 ]
@@ -150,12 +168,14 @@ _COLUMNS = [
     "split",
     "AUC",
     "best AUC",
+    "GAUC",
     "log loss",
     "NE",
     "calib.",
     "RMSE",
     "MAE",
     "R²",
+    "XAUC",
     "rows",
     "positives",
 ]

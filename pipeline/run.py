@@ -14,17 +14,35 @@ from pipeline.cluster.session import Placement, ray_session, resolve_placement, 
 from pipeline.config import Experiment
 from pipeline.config.load import with_absolute_paths
 from pipeline.console import RunConsole
-from pipeline.data.manifest import DatasetError, Manifest, load_manifest
+from pipeline.data.collisions import HashedFeature, hashed_features
+from pipeline.data.fitting import fit_transforms, load_statistics
+from pipeline.data.keys import KeyEncoder
+from pipeline.data.manifest import DatasetError, Manifest
+from pipeline.data.preparing.sampling import check_sampling
+from pipeline.data.slices import fit_slices, save_slices
+from pipeline.data.sources.dataset import open_dataset
+from pipeline.data.storage import open_store
 from pipeline.data.transforms import FeatureTransforms
-from pipeline.evaluation.figures import HistoryPoint, gate_heat_map, gate_use, training_curves
+from pipeline.evaluation.diagnostics import Diagnostics
+from pipeline.evaluation.figures import (
+    HistoryPoint,
+    gate_heat_map,
+    gate_uses,
+    gradient_figure,
+    reliability_diagram,
+    training_curves,
+)
 from pipeline.evaluation.selection import selection_metric
 from pipeline.registry.artifact import RegisteredVersion, register_model
 from pipeline.registry.metric_logger import MetricLogger
 from pipeline.registry.tracking import Tracker, evaluation_values
 from pipeline.registry.uris import TrackingError
+from pipeline.training.plan_checks import check_plan
+from pipeline.training.pooling import pooling_factors, save_pooling_factors
 from pipeline.training.report import TrainingResult
 
 EXAMPLE_ROWS = 3
+SHOWN_FLAGS = 6
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,10 @@ class RunOutcome:
             "examples_per_second": result.examples_per_second,
             "data_wait_fraction": result.data_wait_fraction,
             "seconds": self.seconds,
+            "time_shares": result.time_shares,
             "counters": result.counters,
+            "lost_rows": result.lost_rows,
+            "flags": result.diagnostics["flags"],
         }
 
 
@@ -76,23 +97,37 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
     """
     began = time.perf_counter()
     experiment = with_absolute_paths(experiment)
-    manifest = load_manifest(experiment.data.path)
-    transforms = FeatureTransforms.fit(experiment.features, experiment.data.path)
+    dataset = open_dataset(experiment, console.note)
+    manifest = dataset.manifest
+    transforms = fit_transforms(experiment.features, dataset.folder)
     check_columns(experiment, manifest)
+    evaluation = experiment.evaluation
+    slices = fit_slices(evaluation.slices, evaluation.slice_limit, dataset.folder)
+    statistics = load_statistics(open_store(dataset.folder), manifest)
+    hashed = _hashed(experiment, manifest, statistics, console)
+    pooling = pooling_factors(transforms, statistics, manifest.rows("train"))
     console.note("starting Ray ..." if experiment.ray.address is None else "joining Ray ...")
     with ray_session(experiment):
         placement = resolve_placement(experiment)
+        check_plan(experiment, transforms, placement.device)
         with Tracker.start(experiment, manifest) as tracker:
             console.note(f"MLflow run {tracker.run_id}")
             run_folder = Path(experiment.storage.path) / tracker.run_id
             transforms.save(run_folder / "transforms")
+            manifest.save(run_folder / "dataset")
+            save_slices(slices, run_folder / "dataset")
+            save_pooling_factors(pooling, run_folder / "dataset")
+            tracker.log_dict({"features": [asdict(f) for f in hashed]}, "hash_collisions.json")
             tracker.set_tags({f"placement.{k}": str(v) for k, v in asdict(placement).items()})
             launched = time.perf_counter()
             result = _train(experiment, placement, manifest, tracker, run_folder, console)
             trained = time.perf_counter()
+            for line in _warnings(result):
+                console.note(line)
             try:
                 version, examples = _register(tracker, experiment, transforms, manifest, result)
                 _log_result(tracker, experiment, result)
+                tracker.log_files(run_folder / "profile", "profile")
             except TrackingError as error:
                 raise TrackingError(
                     f"{error}; the trained weights are kept in {result.checkpoint}"
@@ -109,6 +144,18 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
     return RunOutcome(
         tracker.run_id, tracker.page, placement, manifest, result, version, examples, seconds
     )
+
+
+def _hashed(
+    experiment: Experiment, manifest: Manifest, statistics: dict[str, Any], console: RunConsole
+) -> list[HashedFeature]:
+    """What is expected of the hashed features; the console hears of tables that are too small."""
+    hashed = hashed_features(experiment.features, statistics, manifest.rows("train"))
+    for feature in hashed:
+        note = feature.note()
+        if note is not None:
+            console.note(note)
+    return hashed
 
 
 def _train(
@@ -160,16 +207,20 @@ def check_columns(experiment: Experiment, manifest: Manifest) -> None:
                 "and valid: prepare it again with both"
             )
     for task in experiment.tasks:
-        for key, column in (("label", task.label_column), ("space", task.space)):
-            if column is not None and column not in {c.name for c in manifest.columns}:
+        needed = [("label", column) for column in task.label_columns]
+        for key, column in needed + [("space", column) for column in task.space_columns]:
+            if column not in {c.name for c in manifest.columns}:
                 raise DatasetError(
                     f"tasks.{task.name}.{key}: dataset {manifest.name!r} has no column "
                     f"{column!r}; its label columns are "
                     + ", ".join(c.name for c in manifest.columns if c.role in ("label", "space"))
                 )
+    check_sampling(experiment, manifest)
     if experiment.data.sample_weight is not None:
         manifest.column(experiment.data.sample_weight)
-    selection_metric(experiment.train.early_stopping.metric, experiment.tasks)
+    grouped = experiment.evaluation.group_by is not None
+    KeyEncoder.of(experiment.evaluation.key_columns, manifest)
+    selection_metric(experiment.train.early_stopping.metric, experiment.tasks, grouped)
 
 
 def _log_result(tracker: Tracker, experiment: Experiment, result: TrainingResult) -> None:
@@ -177,17 +228,44 @@ def _log_result(tracker: Tracker, experiment: Experiment, result: TrainingResult
     tracker.log_metrics(
         {"best_step": float(result.best_step), "data_wait_fraction": result.data_wait_fraction}
         | {f"seconds/{phase}": seconds for phase, seconds in result.seconds.items()}
-        | {f"rows/{name}": float(count) for name, count in result.counters.items()},
+        | {f"time_share/{phase}": share for phase, share in result.time_shares.items()}
+        | {f"rows/{name}": float(count) for name, count in result.counters.items()}
+        | {f"lost_rows/{kind}": float(rows) for kind, rows in result.lost_rows.items()},
         result.steps,
     )
-    tracker.log_dict({"tables": result.placements}, "sharding_plan.json")
+    if result.losses:
+        tracker.log_dict({"losses": result.losses}, "data_faults.json")
+    tracker.log_dict(result.plan, "sharding_plan.json")
     tracker.log_dict({"history": result.history}, "history.json")
-    tracker.log_dict({"gates": result.gates}, "gates.json")
+    _log_evaluation(tracker, result)
     points = [HistoryPoint(**record) for record in result.history]
     curves = training_curves(points, experiment.tasks, result.best_step)
     tracker.log_figure(curves, "figures/curves.png")
-    gates = gate_use(result.gates, experiment.model.levels, experiment.tasks)
-    tracker.log_figure(gate_heat_map(gates), "figures/gates.png")
+    gradients = gradient_figure(points, [task.name for task in experiment.tasks])
+    if gradients is not None:
+        tracker.log_figure(gradients, "figures/task_gradients.png")
+
+
+def _warnings(result: TrainingResult) -> list[str]:
+    """What the console says of gates and experts that do not do their work."""
+    flags: list[str] = result.diagnostics["flags"]
+    shown = flags[:SHOWN_FLAGS]
+    more = len(flags) - len(shown)
+    return shown + ([f"and {more} more remarks on gates and experts in gates.json"] if more else [])
+
+
+def _log_evaluation(tracker: Tracker, result: TrainingResult) -> None:
+    """Figures and details of the final evaluation: reliability, slices, gates, experts."""
+    tracker.log_dict({"splits": result.splits}, "metrics.json")
+    for split, metrics in result.splits.items():
+        diagram = reliability_diagram(metrics)
+        if diagram is not None:
+            tracker.log_figure(diagram, f"figures/reliability_{split}.png")
+    diagnostics = Diagnostics.from_tree(result.diagnostics)
+    tracker.log_metrics(diagnostics.values(), result.best_step)
+    tracker.log_dict(result.diagnostics, "gates.json")
+    if diagnostics.gates:
+        tracker.log_figure(gate_heat_map(gate_uses(diagnostics)), "figures/gates.png")
 
 
 def _register(
@@ -223,6 +301,7 @@ def example_rows(
     """The first raw rows of the test split (or of valid), features only."""
     split = "test" if manifest.splits.get("test") else "valid"
     shard = next(shard for shard in manifest.splits[split] if shard.rows)
-    file = pq.ParquetFile(Path(experiment.data.path) / shard.path)
-    batch = next(file.iter_batches(EXAMPLE_ROWS, columns=list(transforms.columns)))
+    store = open_store(manifest.root or experiment.data.path)
+    with store.open_input(shard.path) as source, pq.ParquetFile(source) as file:
+        batch = next(file.iter_batches(EXAMPLE_ROWS, columns=list(transforms.columns)))
     return batch.to_pandas()

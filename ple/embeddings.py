@@ -1,10 +1,14 @@
-"""Feature tables: id lists in, one pooled vector per row out, through TorchRec collections.
+"""Feature tables: id lists in, pooled vectors per row out, through TorchRec collections.
+
+Most models read one feature vector. Some read several of the same features: single-task models a
+vector of each task's own tables, STEM a slice of each row per task and a shared one. Each such
+vector is a view.
 
 Shape suffixes: B rows, D sum of the tables' widths.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +16,10 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from ple.managed_ids import IdMap, managed_collection
 
 POOLINGS = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 
@@ -25,9 +32,13 @@ class FeatureTable:
         name: table name; names the parameter in checkpoints and sharding plans.
         feature: key of the feature in the KeyedJaggedTensor.
         rows: ids 0 … rows-1.
-        dim: embedding width.
+        dim: embedding width in one view.
         pooling: ``"sum"`` or ``"mean"`` over the ids of a row; an empty list gives zeros.
         weighted: each id carries a weight that scales its row; pooled by sum.
+        view: feature vector the table is for.
+        slices: cut each row, ``slices`` times ``dim`` wide, into that many views; 1 = one view.
+        map: the ids are any from 0 to 2^63 - 2, which a map learned in training takes to the rows;
+            None = they are rows. Not for weighted tables.
     """
 
     name: str
@@ -36,6 +47,9 @@ class FeatureTable:
     dim: int
     pooling: str = "sum"
     weighted: bool = False
+    view: int = 0
+    slices: int = 1
+    map: IdMap | None = None
 
 
 class FeatureEmbeddings(nn.Module):
@@ -47,15 +61,19 @@ class FeatureEmbeddings(nn.Module):
     returns them in the order of its plan.
 
     Table rows start uniform in ±1/√dim: a pooled id list then has the same scale whatever the
-    table's size. Tables on the meta device get these values when they are materialised.
+    table's size or number of slices. Tables on the meta device get these values when they are
+    materialised.
 
     Args:
-        tables: the features; names and features are unique.
+        tables: the features, in the same order for every view; names are unique, features within
+            a view. Every view has all of its features, and the same width.
         device: of the tables; "meta" leaves them to DistributedModelParallel.
 
     Attributes:
         unweighted, weighted: the collections, None where no table needs one.
-        width: D, the sum of the widths.
+        managed: collections of the tables with a map, one for each view that has any.
+        width: D, the sum of a view's widths.
+        views: number of feature vectors.
 
     Raises:
         ValueError: a table cannot be built; the message names it.
@@ -68,60 +86,99 @@ class FeatureEmbeddings(nn.Module):
         _check_tables(tables)
         device = None if device is None else torch.device(device)
         self.tables = tuple(tables)
-        self.width = sum(table.dim for table in tables)
-        self.unweighted = _collection([t for t in tables if not t.weighted], False, device)
-        self.weighted = _collection([t for t in tables if t.weighted], True, device)
-        self._order = [table.feature for table in tables]
+        self.views = max(max(table.view + 1, table.slices) for table in tables)
+        _check_views(tables, self.views)
+        self.width = sum(table.dim for table in tables if table.view == 0)
+        plain = [table for table in tables if table.map is None]
+        self.unweighted = _collection([t for t in plain if not t.weighted], False, device)
+        self.weighted = _collection([t for t in plain if t.weighted], True, device)
+        self._keys = _output_keys(tables)
+        # TorchRec's managed collections have no two tables of one feature: one for each view.
+        managed = [[t for t in tables if t.map and t.view == view] for view in range(self.views)]
+        self.managed = nn.ModuleList(_managed(part, device) for part in managed if part)
+        self._managed_keys = [
+            {t.feature: f"{t.feature}@{t.name}" for t in part} for part in managed if part
+        ]
+        self._plain_features = list(dict.fromkeys(t.feature for t in plain if not t.weighted))
 
     def forward(
         self, ids: KeyedJaggedTensor | None, weighted_ids: KeyedJaggedTensor | None
     ) -> Tensor:
-        """Pooled embeddings [B, D].
+        """Pooled embeddings [B, D] of the first view.
 
         Args:
             ids: the unweighted features, keys in any order; None if there are none.
             weighted_ids: the weighted features with weights; None if there are none.
         """
-        pieces = self.pieces(ids, weighted_ids)
+        pieces = self.pieces(ids, weighted_ids)[0]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def pieces(
         self, ids: KeyedJaggedTensor | None, weighted_ids: KeyedJaggedTensor | None
-    ) -> list[Tensor]:
-        """The tensors whose concatenation along dimension 1 is the output of :meth:`forward`.
+    ) -> list[list[Tensor]]:
+        """For each view the tensors whose concatenation along dimension 1 is its feature vector.
 
         For a caller who concatenates other columns too and would rather copy once.
         """
-        # Both collections start before either result is touched: under
+        # All collections start before any result is touched: under
         # DistributedModelParallel a result is an awaitable, and touching it waits.
         results: list[KeyedTensor] = []
+        managed: list[KeyedTensor] = []
+        plain_ids = ids
+        if self.managed:
+            if ids is None:
+                raise ValueError("`ids` is None, but there are tables that need it")
+            managed = self._managed_results(ids)
+            plain_ids = _only(ids, self._plain_features)
         for name, collection, given in (
-            ("ids", self.unweighted, ids),
+            ("ids", self.unweighted, plain_ids),
             ("weighted_ids", self.weighted, weighted_ids),
         ):
             if collection is not None:
                 if given is None:
                     raise ValueError(f"`{name}` is None, but there are tables that need it")
                 results.append(collection(given))
-        if len(results) == 1 and results[0].keys() == self._order:
-            return [results[0].values()]
-        by_name: dict[str, Tensor] = {}
+        alone = self.views == 1 and not managed and len(results) == 1
+        if alone and results[0].keys() == self._keys:
+            return [[results[0].values()]]
+        by_key: dict[str, Tensor] = {}
         for result in results:
             parts = result.values().split(result.length_per_key(), dim=1)
-            by_name.update(zip(result.keys(), parts, strict=True))
-        return [by_name[feature] for feature in self._order]
+            by_key.update(zip(result.keys(), parts, strict=True))
+        for result, keys in zip(managed, self._managed_keys, strict=True):
+            parts = result.values().split(result.length_per_key(), dim=1)
+            by_key.update(zip(map(keys.__getitem__, result.keys()), parts, strict=True))
+        views: list[list[Tensor]] = [[] for _ in range(self.views)]
+        for table, key in zip(self.tables, self._keys, strict=True):
+            if table.slices == 1:
+                views[table.view].append(by_key[key])
+            else:
+                for view, slice_BD in zip(views, by_key[key].split(table.dim, 1), strict=True):
+                    view.append(slice_BD)
+        return views
+
+    def _managed_results(self, ids: KeyedJaggedTensor) -> list[KeyedTensor]:
+        return [
+            collection(_only(ids, list(keys)))[0]
+            for collection, keys in zip(self.managed, self._managed_keys, strict=True)
+        ]
+
+
+def _only(ids: KeyedJaggedTensor, features: list[str]) -> KeyedJaggedTensor:
+    """The ids of some features."""
+    keys = ids.keys()
+    if keys == features or not features:
+        return ids
+    position = {key: number for number, key in enumerate(keys)}
+    return ids.permute([position[feature] for feature in features])
 
 
 def _check_tables(tables: Sequence[FeatureTable]) -> None:
     if not tables:
         raise ValueError("`tables` is empty; a model without tables takes embeddings=None")
-    for kind, values in (
-        ("name", [table.name for table in tables]),
-        ("feature", [table.feature for table in tables]),
-    ):
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        if repeated:
-            raise ValueError(f"table {kind} {repeated[0]!r} is used twice; make it unique")
+    _check_unique("name", [table.name for table in tables])
+    for view in {table.view for table in tables}:
+        _check_unique("feature", [table.feature for table in tables if table.view == view])
     for table in tables:
         if table.rows < 1 or table.dim < 1:
             raise ValueError(
@@ -136,6 +193,46 @@ def _check_tables(tables: Sequence[FeatureTable]) -> None:
             raise ValueError(
                 f"table {table.name!r}: weighted ids are pooled by sum; set pooling to 'sum'"
             )
+        if table.weighted and table.map is not None:
+            raise ValueError(f"table {table.name!r}: a table with a map takes no weighted ids")
+
+
+def _check_unique(kind: str, values: list[str]) -> None:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"table {kind} {repeated[0]!r} is used twice; make it unique")
+
+
+def _check_views(tables: Sequence[FeatureTable], views: int) -> None:
+    if any(table.slices not in (1, views) or (table.slices > 1 and table.view) for table in tables):
+        raise ValueError(f"a table that is cut into slices serves all {views} views; use view 0")
+    if any(table.slices > 1 for table in tables):
+        if any(table.slices == 1 for table in tables):
+            raise ValueError("either all tables are cut into slices or none is")
+        return
+    layouts = [
+        [(table.feature, table.dim) for table in tables if table.view == view]
+        for view in range(views)
+    ]
+    for view, layout in enumerate(layouts):
+        if layout != layouts[0]:
+            raise ValueError(
+                f"view {view} has other features, widths or order than view 0; make them the same"
+            )
+
+
+def _output_keys(tables: Sequence[FeatureTable]) -> list[str]:
+    """What TorchRec calls each table's output: feature@table where tables share the feature.
+
+    Tables with a map always have the long name.
+    """
+    features = [(table.feature, table.weighted) for table in tables]
+    return [
+        f"{table.feature}@{table.name}"
+        if table.map or features.count((table.feature, table.weighted)) > 1
+        else table.feature
+        for table in tables
+    ]
 
 
 def _collection(
@@ -143,17 +240,28 @@ def _collection(
 ) -> EmbeddingBagCollection | None:
     if not tables:
         return None
-    configs = [
-        EmbeddingBagConfig(
-            name=table.name,
-            feature_names=[table.feature],
-            num_embeddings=table.rows,
-            embedding_dim=table.dim,
-            pooling=POOLINGS[table.pooling],
-            init_fn=partial(
-                nn.init.uniform_, a=-1 / math.sqrt(table.dim), b=1 / math.sqrt(table.dim)
-            ),
-        )
+    uniform = [
+        partial(nn.init.uniform_, a=-1 / math.sqrt(table.dim), b=1 / math.sqrt(table.dim))
         for table in tables
     ]
+    configs = [_config(table, init) for table, init in zip(tables, uniform, strict=True)]
     return EmbeddingBagCollection(configs, is_weighted=weighted, device=device)
+
+
+def _managed(
+    tables: Sequence[FeatureTable], device: torch.device | None
+) -> ManagedCollisionEmbeddingBagCollection:
+    # Rows change hands: a row starts at zero with every id that gets it.
+    configs = [_config(table, nn.init.zeros_) for table in tables]
+    return managed_collection(configs, [t.map for t in tables if t.map is not None], device)
+
+
+def _config(table: FeatureTable, init: Callable[[Tensor], Tensor | None]) -> EmbeddingBagConfig:
+    return EmbeddingBagConfig(
+        name=table.name,
+        feature_names=[table.feature],
+        num_embeddings=table.rows,
+        embedding_dim=table.dim * table.slices,
+        pooling=POOLINGS[table.pooling],
+        init_fn=init,
+    )

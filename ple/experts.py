@@ -3,13 +3,14 @@
 Shape suffixes: B rows, E experts, I input width, O output width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ple.batch_moments import BatchMoments
 from ple.layers import (
     NORMALIZATIONS,
     activation_function,
@@ -22,19 +23,24 @@ from ple.layers import (
 class ExpertBank(nn.Module):
     """Independent MLPs of the same shape that read the same input.
 
-    Every layer of an expert is linear, then (option) LayerNorm, activation, dropout. The weights of
-    all experts are stacked per layer, ``weights[i]`` being [E, O, I], so the looped form (fastest
-    on CPUs) and the batched form (few launches, for GPUs) use the same parameters. Both run the
-    first layer of all experts as one matrix product, because they read the same input.
+    Every layer of an expert is linear, then (option) normalisation, activation, dropout. The
+    weights of all experts are stacked per layer, ``weights[i]`` being [E, O, I], so the looped form
+    (fastest on CPUs) and the batched form (few launches, for GPUs) use the same parameters. Both
+    run the first layer of all experts as one matrix product, because they read the same input.
 
     Args:
         experts: E; a bank of none has no parameters and gives no outputs.
         in_width: I, width of the input.
         hidden: widths of an expert's layers; the last is the width of its output.
         activation: name in :data:`ple.layers.ACTIVATIONS`.
-        normalization: ``"none"`` or ``"layer"`` (LayerNorm over an expert's own units).
+        normalization: ``"none"``, ``"layer"`` (LayerNorm over an expert's own units) or ``"batch"``
+            (BatchNorm, see :mod:`ple.batch_moments`; its layers have no bias but the norm's).
         dropout: rate after each activation.
         fan_in: input columns that carry a signal, the first ones; absent = all.
+
+    Attributes:
+        watch: if set, told of activations: (layer, expert, [B, O]), or of all experts at once as
+            (layer, None, [B, E, O]).
 
     Raises:
         ValueError: an option is out of range.
@@ -65,17 +71,22 @@ class ExpertBank(nn.Module):
         self.experts, self.out_width = experts, hidden[-1]
         self.activation = activation_function(activation)
         self.dropout = dropout
+        self.watch: Callable[[int, int | None, Tensor], None] | None = None
         self.fan_in = in_width if fan_in is None else fan_in
         shapes = list(pairwise([in_width, *hidden])) if experts else []
-        normalized = shapes if normalization == "layer" else []
+        normalized = shapes if normalization != "none" else []
         self.weights = nn.ParameterList(torch.empty(experts, o, i) for i, o in shapes)
-        self.biases = nn.ParameterList(torch.empty(experts, o) for _, o in shapes)
+        # Batch statistics would take a bias away again.
+        biased = shapes if normalization != "batch" else []
+        self.biases = nn.ParameterList(torch.empty(experts, o) for _, o in biased)
         self.norm_scales = nn.ParameterList(torch.empty(experts, o) for _, o in normalized)
         self.norm_shifts = nn.ParameterList(torch.empty(experts, o) for _, o in normalized)
+        batched = shapes if normalization == "batch" else []
+        self.moments = nn.ModuleList(BatchMoments((experts, o)) for _, o in batched)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws every expert's weights independently; biases zero, LayerNorm the identity."""
+        """Draws every expert's weights independently; biases zero, normalisation the identity."""
         for index, weight_EOI in enumerate(self.weights):
             init_hidden(weight_EOI, self.fan_in if index == 0 else weight_EOI.shape[2])
         for parameter in (*self.biases, *self.norm_shifts):
@@ -83,44 +94,75 @@ class ExpertBank(nn.Module):
         for parameter in self.norm_scales:
             nn.init.ones_(parameter)
 
-    def looped(self, x_BI: Tensor) -> list[Tensor]:
-        """One [B, O] per expert, by one matrix product per expert and layer."""
+    def flops_per_row(self) -> int:
+        """Two per weight that a signal reaches."""
+        return 2 * (sum(weight.numel() for weight in self.weights) - self.spare_weights())
+
+    def spare_weights(self) -> int:
+        """Weights on input columns that are always zero."""
+        if not self.experts:
+            return 0
+        _, outputs, inputs = self.weights[0].shape
+        return self.experts * outputs * (inputs - self.fan_in)
+
+    def looped(self, x_BI: Tensor, real_B: Tensor | None = None) -> list[Tensor]:
+        """One [B, O] per expert, by one matrix product per expert and layer.
+
+        ``real_B`` marks the rows that enter batch statistics; absent = all.
+        """
         if not self.experts:
             return []
-        outputs = list(self._first_layer(x_BI).unbind(1))
+        outputs = list(self._first_layer(x_BI, real_B).unbind(1))
         for index in range(1, len(self.weights)):
-            weights, biases = self.weights[index].unbind(), self.biases[index].unbind()
+            weights = self.weights[index].unbind()
+            if self.moments:
+                hidden = [F.linear(h, weight) for h, weight in zip(outputs, weights, strict=True)]
+                normal_BEO = self._normalize(index, torch.stack(hidden, 1), real_B)
+                outputs = list(self._activate(normal_BEO, index).unbind(1))
+                continue
+            biases = self.biases[index].unbind()
+            # Expert by expert to the end of the layer, while its values are in the cache.
             for expert, h_BI in enumerate(outputs):
                 h_BO = F.linear(h_BI, weights[expert], biases[expert])
                 if self.norm_scales:
                     scale_O = self.norm_scales[index][expert]
                     shift_O = self.norm_shifts[index][expert]
                     h_BO = F.layer_norm(h_BO, h_BO.shape[1:], scale_O, shift_O)
-                outputs[expert] = self._activate(h_BO)
+                outputs[expert] = self._activate(h_BO, index, expert)
         return outputs
 
-    def batched(self, x_BI: Tensor) -> Tensor:
-        """[B, E, O], by one batched matrix product per layer."""
+    def batched(self, x_BI: Tensor, real_B: Tensor | None = None) -> Tensor:
+        """[B, E, O], by one batched matrix product per layer; ``real_B`` as in :meth:`looped`."""
         if not self.experts:
             return x_BI.new_empty(len(x_BI), 0, self.out_width)
-        h_BEO = self._first_layer(x_BI)
+        h_BEO = self._first_layer(x_BI, real_B)
         for index in range(1, len(self.weights)):
             weight_EIO = self.weights[index].transpose(1, 2)
             h_EBI = h_BEO.transpose(0, 1)
-            h_EBO = torch.baddbmm(self.biases[index].unsqueeze(1), h_EBI, weight_EIO)
-            h_BEO = self._activate(self._normalize(index, h_EBO.transpose(0, 1)))
+            if self.moments:
+                h_EBO = torch.bmm(h_EBI, weight_EIO)
+            else:
+                h_EBO = torch.baddbmm(self.biases[index].unsqueeze(1), h_EBI, weight_EIO)
+            h_BEO = self._activate(self._normalize(index, h_EBO.transpose(0, 1), real_B), index)
         return h_BEO
 
-    def _first_layer(self, x_BI: Tensor) -> Tensor:
-        h_BO = F.linear(x_BI, self.weights[0].flatten(0, 1), self.biases[0].flatten())
-        return self._activate(self._normalize(0, h_BO.unflatten(1, (self.experts, -1))))
+    def _first_layer(self, x_BI: Tensor, real_B: Tensor | None) -> Tensor:
+        bias_O = None if self.moments else self.biases[0].flatten()
+        h_BO = F.linear(x_BI, self.weights[0].flatten(0, 1), bias_O)
+        h_BEO = h_BO.unflatten(1, (self.experts, -1))
+        return self._activate(self._normalize(0, h_BEO, real_B), 0)
 
-    def _normalize(self, index: int, h_BEO: Tensor) -> Tensor:
+    def _normalize(self, index: int, h_BEO: Tensor, real_B: Tensor | None) -> Tensor:
         if not self.norm_scales:
             return h_BEO
-        normal_BEO = F.layer_norm(h_BEO, h_BEO.shape[2:])
+        if self.moments:
+            normal_BEO = self.moments[index](h_BEO, real_B)
+        else:
+            normal_BEO = F.layer_norm(h_BEO, h_BEO.shape[2:])
         return normal_BEO * self.norm_scales[index] + self.norm_shifts[index]
 
-    def _activate(self, h: Tensor) -> Tensor:
+    def _activate(self, h: Tensor, layer: int, expert: int | None = None) -> Tensor:
         h = self.activation(h)
+        if self.watch is not None:
+            self.watch(layer, expert, h)
         return F.dropout(h, self.dropout, self.training) if self.dropout else h

@@ -1,225 +1,288 @@
-"""The extraction network (CGC) and its progressive stack (PLE).
+"""The body of the model: levels of experts and gates, wired as the kind says.
 
-H. Tang, J. Liu, M. Zhao, X. Gong: Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
-Model for Personalized Recommendations. RecSys 2020.
+The reference kind is progressive layered extraction. H. Tang, J. Liu, M. Zhao, X. Gong: Progressive
+Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized Recommendations. RecSys
+2020. Level l has, for each task k, experts that read stream x_k, and shared experts that read
+stream x_s. Task k's gate, with selector x_k, mixes task k's experts and the shared ones (section
+4.1); the shared gate, with selector x_s, mixes the experts of every task and the shared ones
+(section 4.2). The gated sums are the streams of the next level. Level 1 reads the feature vector in
+every stream; the last level has no shared gate, and an earlier one only if the next level reads the
+shared stream, so that no parameter is dead.
 
-Shape suffixes: B rows, E experts, D width of a stream, T tasks, S streams.
+Shape suffixes: B rows, E experts, D width of a stream, T tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ple.experts import ExpertBank
-from ple.gates import Gate, mix_batched, mix_looped
+from ple.fusion import Fusion, StreamShape, check_fusion
+from ple.gates import Gate, SelfGate, mix_batched, mix_looped
+from ple.interaction import FeatureGate
+from ple.layers import init_output
+from ple.wiring import LevelWiring, Output, Wiring
+
+_Mix = Callable[..., list[Tensor]]
 
 
 @dataclass(frozen=True)
-class LevelSpec:
-    """One level of the stack.
+class ExpertOptions:
+    """What all experts share; see :class:`ple.experts.ExpertBank`.
 
-    Attributes:
-        shared_experts: m_s, experts that every task's gate mixes; 0 is allowed where each task has
-            its own.
-        task_experts: m_k for each task in order; 0 is allowed where there are shared experts.
-        hidden: widths of an expert's layers; the last is the width of the level's output.
-        shared_hidden: the same for shared experts where it differs; it ends in the same width.
-        gate_hidden: widths of the gates' hidden layers; empty for linear gates.
-        gate_bias: bias in the gates' last layer.
+    ``activation`` is also that of the gates' hidden layers.
     """
 
-    shared_experts: int
-    task_experts: tuple[int, ...]
-    hidden: tuple[int, ...]
-    shared_hidden: tuple[int, ...] | None = None
-    gate_hidden: tuple[int, ...] = ()
-    gate_bias: bool = False
-
-    @property
-    def out_width(self) -> int:
-        return self.hidden[-1]
-
-    @property
-    def experts(self) -> int:
-        """Experts of all tasks and the shared ones."""
-        return self.shared_experts + sum(self.task_experts)
-
-
-def check_levels(levels: Sequence[LevelSpec]) -> None:
-    """Raises ValueError, naming level and remedy, if no PLE can be built from ``levels``."""
-    if not levels:
-        raise ValueError("`levels` is empty; give at least one level")
-    tasks = len(levels[0].task_experts)
-    for number, level in enumerate(levels, start=1):
-        where = f"level {number}"
-        if not level.task_experts:
-            raise ValueError(f"{where}: `task_experts` is empty; give one count per task")
-        if len(level.task_experts) != tasks:
-            raise ValueError(
-                f"{where}: `task_experts` has {len(level.task_experts)} counts, level 1 has"
-                f" {tasks}; give one count per task on every level"
-            )
-        if level.shared_experts < 0 or min(level.task_experts) < 0:
-            raise ValueError(f"{where}: an expert count is negative")
-        if not level.hidden or min(level.hidden) < 1:
-            raise ValueError(f"{where}: `hidden` needs at least one width, each at least 1")
-        if level.shared_hidden is not None and level.shared_hidden[-1:] != level.hidden[-1:]:
-            raise ValueError(
-                f"{where}: `shared_hidden` must end in width {level.hidden[-1]} as `hidden` does,"
-                " because gates add shared and task experts"
-            )
-        for task, own in enumerate(level.task_experts):
-            if own == 0 and level.shared_experts == 0:
-                raise ValueError(
-                    f"{where}: task {task} has no experts; give it one, or a shared one"
-                )
-            if number > 1 and own == 0 and level.shared_experts == 1:
-                raise ValueError(
-                    f"{where}: task {task} has no experts of its own and one shared expert, so its"
-                    f" stream from level {number - 1} would be read by nothing; give it an expert"
-                    " or add a shared one"
-                )
-
-
-def shared_gates(levels: Sequence[LevelSpec]) -> list[bool]:
-    """For each level, whether it has a shared gate: only if the next level reads the shared stream.
-
-    The next level does so through shared experts, or as the selector of its own shared gate. The
-    last level never has one.
-    """
-    exists = [False] * len(levels)
-    for index in range(len(levels) - 2, -1, -1):
-        following = levels[index + 1]
-        selects = exists[index + 1] and following.experts > 1
-        exists[index] = following.shared_experts > 0 or selects
-    return exists
+    activation: str = "relu"
+    normalization: str = "none"
+    dropout: float = 0.0
 
 
 class ExtractionNetwork(nn.Module):
-    """One level: customised gate control (PLE paper, section 4.1), extended by the shared gate.
-
-    Task k's experts read stream x_k and the shared experts read stream x_s. Task k's gate, with
-    selector x_k, mixes task k's experts and the shared ones (in this order). The shared gate, with
-    selector x_s, mixes the experts of task 0, task 1, … and the shared ones (in this order).
+    """One level: expert banks, gates, and the streams the gates make.
 
     Args:
-        spec: the level.
-        in_width: width of every input stream.
-        shared_gate: build the shared gate; without it the level returns no shared stream.
-        activation, normalization, dropout: of the experts, see :class:`ple.experts.ExpertBank`.
-        fan_in: input columns that carry a signal, the first ones; absent = all.
+        wiring: the level.
+        shapes: of the streams it is handed.
+        options: of its experts.
     """
 
     def __init__(
-        self,
-        spec: LevelSpec,
-        in_width: int,
-        shared_gate: bool,
-        activation: str = "relu",
-        normalization: str = "none",
-        dropout: float = 0.0,
-        fan_in: int | None = None,
+        self, wiring: LevelWiring, shapes: Sequence[StreamShape], options: ExpertOptions
     ) -> None:
         super().__init__()
-
-        def bank(experts: int, hidden: tuple[int, ...]) -> ExpertBank:
-            return ExpertBank(experts, in_width, hidden, activation, normalization, dropout, fan_in)
-
-        def gate(experts: int) -> Gate:
-            return Gate(in_width, experts, spec.gate_hidden, spec.gate_bias, activation, fan_in)
-
-        tasks = len(spec.task_experts)
-        self.task_experts = nn.ModuleList(bank(own, spec.hidden) for own in spec.task_experts)
-        self.shared_experts = bank(spec.shared_experts, spec.shared_hidden or spec.hidden)
-        self.task_gates = nn.ModuleList(
-            gate(own + spec.shared_experts) for own in spec.task_experts
+        self.wiring = wiring
+        self.experts = nn.ModuleDict(
+            {
+                bank.owner.key: ExpertBank(
+                    bank.experts,
+                    shapes[bank.reads].width,
+                    bank.hidden,
+                    options.activation,
+                    options.normalization,
+                    options.dropout,
+                    shapes[bank.reads].fan_in,
+                )
+                for bank in wiring.banks
+            }
         )
-        self.shared_gate = gate(spec.experts) if shared_gate else None
-        # Which banks each gate mixes; bank k is task k's, the last one is shared.
-        self._members: list[Sequence[int]] = [(task, tasks) for task in range(tasks)]
-        if shared_gate:
-            self._members.append(tuple(range(tasks + 1)))
+        gate_options = (wiring.gate_hidden, wiring.gate_bias, options.activation)
+        gates, self_gates, native = {}, {}, {}
+        for output in wiring.outputs:
+            key = output.owner.key
+            if output.gated:
+                shape = _selector_shape(output, shapes)
+                gates[key] = Gate(shape.width, wiring.columns(output), *gate_options, shape.fan_in)
+            if output.self_gated is not None:
+                shape = shapes[output.selectors[0]]
+                own = wiring.banks[output.self_gated].experts
+                self_gates[key] = SelfGate(shape.width, own, *gate_options, shape.fan_in)
+            if output.native is not None and wiring.banks[output.native].experts > 1:
+                native[key] = nn.Parameter(torch.empty(wiring.banks[output.native].experts))
+        self.gates = nn.ModuleDict(gates)
+        self.self_gates = nn.ModuleDict(self_gates)
+        self.native_weights = nn.ParameterDict(native)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights of native experts; banks and gates have drawn theirs."""
+        for weights_E in self.native_weights.values():
+            init_output(weights_E, len(weights_E))
+
+    def flops_per_row(self) -> int:
+        """Gated sums, two per weighed value; experts and gates count for themselves."""
+        weighed = sum(self.wiring.columns(output) for output in self.wiring.outputs if output.gated)
+        weighed += sum(
+            self.wiring.banks[output.self_gated].experts
+            for output in self.wiring.outputs
+            if output.self_gated is not None
+        )
+        return 2 * weighed * self.wiring.out_width
 
     def forward(
-        self, tasks_TBD: Sequence[Tensor], shared_BD: Tensor, looped: bool | None = None
+        self,
+        streams: Sequence[Tensor],
+        looped: bool | None = None,
+        real_B: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Streams in, streams out.
 
         Args:
-            tasks_TBD: T streams x_k, each [B, D].
-            shared_BD: x_s; not read where the level has neither shared experts nor a shared gate.
+            streams: each [B, D].
             looped: form of the computation; absent = looped on a CPU, batched elsewhere.
+            real_B: rows that enter batch statistics; absent = all.
 
         Returns:
-            The new task streams, and after them the shared stream if there is a shared gate; and
-            for each of these streams the gate weights [B, E].
+            The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate.
         """
-        streams = [*tasks_TBD, shared_BD]
-        gates = [gate(x_BD) for gate, x_BD in zip(self._gates(), streams, strict=False)]
-        banks = list(zip([*self.task_experts, self.shared_experts], streams, strict=True))
-        if shared_BD.device.type == "cpu" if looped is None else looped:
-            outputs = mix_looped(gates, [bank.looped(x) for bank, x in banks], self._members)
-        else:
-            outputs = mix_batched(gates, [bank.batched(x) for bank, x in banks], self._members)
+        if streams[0].device.type == "cpu" if looped is None else looped:
+            each = [bank.looped(x, real_B) for bank, x in self._banks(streams)]
+            return self._outputs(streams, mix_looped, each, [bank[0] for bank in each])
+        stacked = [bank.batched(x, real_B) for bank, x in self._banks(streams)]
+        return self._outputs(streams, mix_batched, stacked, [bank[:, 0] for bank in stacked])
+
+    def _banks(self, streams: Sequence[Tensor]) -> list[tuple[ExpertBank, Tensor]]:
+        reads = [streams[bank.reads] for bank in self.wiring.banks]
+        return list(zip(self.experts.values(), reads, strict=True))  # type: ignore[arg-type]
+
+    def _outputs(
+        self, streams: Sequence[Tensor], mix: _Mix, banks: Sequence[Any], firsts: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        gated = [output for output in self.wiring.outputs if output.gated]
+        own = [output for output in self.wiring.outputs if output.self_gated is not None]
+        gates = [self.gates[o.owner.key](_selector(o, streams)) for o in gated]
+        weights = [self._plus_native(o, gate_BE) for o, gate_BE in zip(gated, gates, strict=True)]
+        weights += [self.self_gates[o.owner.key](streams[o.selectors[0]]) for o in own]
+        members: list[Sequence[Any]] = [o.banks for o in gated]
+        members += [(o.self_gated,) for o in own]
+        stopped = [o.stopped for o in gated] + [()] * len(own)
+        mixed = mix(weights, banks, members, stopped) if weights else []
+        sums = {o.owner: sum_BD for o, sum_BD in zip(gated, mixed, strict=False)}
+        for output, sum_BD in zip(own, mixed[len(gated) :], strict=True):
+            sums[output.owner] = sums[output.owner] + sum_BD
+        outputs = [sums[o.owner] if o.gated else firsts[o.banks[0]] for o in self.wiring.outputs]
         return outputs, gates
 
-    def _gates(self) -> list[nn.Module]:
-        return [*self.task_gates, *([] if self.shared_gate is None else [self.shared_gate])]
+    def _plus_native(self, output: Output, gate_BE: Tensor) -> Tensor:
+        """The gate's weights plus those of the unit's own experts; one expert has weight 1."""
+        if output.native is None:
+            return gate_BE
+        ends = list(accumulate(self.wiring.banks[bank].experts for bank in output.banks))
+        position = output.banks.index(output.native)
+        own = self.wiring.banks[output.native].experts
+        key = output.owner.key
+        native_E = self.native_weights[key] if key in self.native_weights else gate_BE.new_ones(1)
+        return gate_BE + F.pad(native_E, (ends[position] - own, ends[-1] - ends[position]))
 
 
-class ProgressiveExtraction(nn.Module):
-    """A stack of extraction networks (PLE paper, section 4.2); with one level it is CGC.
-
-    Level 1 reads the feature vector in every stream. The last level has no shared gate; an earlier
-    level has one only if the next level reads the shared stream, so that no parameter is dead.
+class Extraction(nn.Module):
+    """Levels one after the other, from feature vectors to one stream per task.
 
     Args:
-        levels: the levels, first first.
-        in_width: width of the feature vector.
-        activation, normalization, dropout: of the experts, see :class:`ple.experts.ExpertBank`.
-        fan_in: columns of the feature vector that carry a signal, the first ones; absent = all.
+        wiring: of the kind, see :func:`ple.kinds.wire`.
+        in_width: width of a feature vector.
+        options: of the experts.
+        fusion: what one level hands to the next, see :class:`Fusion`.
+        feature_gate: factors and rank of the feature gates of a wiring that has them (HoME).
+        fan_in: columns of a feature vector that carry a signal, the first ones; absent = all.
+
+    Attributes:
+        out_width: width of the task streams.
 
     Raises:
-        ValueError: no PLE can be built from ``levels`` (see :func:`check_levels`).
+        ValueError: the options do not fit the kind.
     """
 
     def __init__(
         self,
-        levels: Sequence[LevelSpec],
+        wiring: Wiring,
         in_width: int,
-        activation: str = "relu",
-        normalization: str = "none",
-        dropout: float = 0.0,
+        options: ExpertOptions | None = None,
+        fusion: str = "weighted_sum",
+        feature_gate: tuple[int, int] = (2, 16),
         fan_in: int | None = None,
     ) -> None:
         super().__init__()
-        check_levels(levels)
-        self.tasks = len(levels[0].task_experts)
-        self.out_width = levels[-1].out_width
-        widths = [in_width, *(level.out_width for level in levels[:-1])]
-        self.levels = nn.ModuleList(
-            ExtractionNetwork(
-                spec, width, shared_gate, activation, normalization, dropout, fan_in_level
-            )
-            for spec, width, shared_gate, fan_in_level in zip(
-                levels, widths, shared_gates(levels), [fan_in] + [None] * len(levels), strict=False
-            )
+        check_fusion(fusion, wiring)
+        self.wiring = wiring
+        self.tasks = len(wiring.task_outputs)
+        self.out_width = wiring.levels[-1].out_width
+        first = StreamShape(in_width, in_width if fan_in is None else fan_in)
+        self.feature_gates = nn.ModuleList(
+            FeatureGate(in_width, *feature_gate, first.fan_in) for _ in range(wiring.feature_gates)
         )
+        self.levels, self.fusions = nn.ModuleList(), nn.ModuleList()
+        shapes = [first] * len(wiring.inputs)
+        for number, level in enumerate(wiring.levels, start=1):
+            self.levels.append(
+                ExtractionNetwork(level, shapes, ExpertOptions() if options is None else options)
+            )
+            if number < len(wiring.levels):
+                fused = Fusion(fusion, level, shapes)
+                self.fusions.append(fused)
+                shapes = [*([first] if wiring.keeps_input else []), *fused.out_shapes]
 
     def forward(
-        self, x_BD: Tensor, looped: bool | None = None
+        self,
+        features: Sequence[Tensor],
+        looped: bool | None = None,
+        real_B: Tensor | None = None,
+        entering: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Feature vector to the T task streams of the last level, and the gates of every level.
+        """Feature vectors to the T task streams, and the gates of every level.
 
-        ``gates[l][k]`` is [B, E] for task k; the shared gate's, where level l has one, comes last.
-        ``looped`` as in :meth:`ExtractionNetwork.forward`.
+        Args:
+            features: each [B, D], as many as ``wiring.views``.
+            looped, real_B: as in :meth:`ExtractionNetwork.forward`.
+            entering: is filled with the distinct streams that enter the last level, a cut through
+                which all of the towers' dependence on the features passes. For shared_bottom, whose
+                only level ends in what the tasks share, with the stream the towers read.
+
+        Returns:
+            The streams in task order; and for each level with gates, their weights [B, E] in the
+            order of its outputs.
         """
-        tasks_TBD, shared_BD = [x_BD] * self.tasks, x_BD
+        streams = [features[view] for view in self.wiring.inputs]
+        plain = len(streams) - len(self.feature_gates)
+        for position, gate in enumerate(self.feature_gates, start=plain):
+            streams[position] = gate(streams[position])
         gates: list[list[Tensor]] = []
-        for level in self.levels:
-            streams, level_gates = level(tasks_TBD, shared_BD, looped)
-            # A level that reads no shared stream is handed one all the same: the last task's.
-            tasks_TBD, shared_BD = streams[: self.tasks], streams[-1]
-            gates.append(level_gates)
-        return tasks_TBD, gates
+        outputs: list[Tensor] = []
+        for number, level in enumerate(self.levels):
+            if number:
+                carried = streams[:1] if self.wiring.keeps_input else []
+                streams = [*carried, *self.fusions[number - 1](outputs, streams)]
+            if entering is not None and number == len(self.levels) - 1:
+                # A view of its own: its gradient is that of this level alone.
+                streams = _aliased(streams)
+                entering[:] = distinct(streams)
+            outputs, level_gates = level(streams, looped, real_B)
+            if level_gates:
+                gates.append(level_gates)
+        if entering is not None and len(outputs) == 1 and not gates:
+            entering[:] = outputs
+        return [outputs[index] for index in self.wiring.task_outputs], gates
+
+    def gate_weights(self) -> list[nn.Parameter]:
+        """The weight matrices of all gates and self gates, biases apart."""
+        return [
+            parameter
+            for level in self.levels
+            for part in (level.gates, level.self_gates)
+            for name, parameter in part.named_parameters()  # type: ignore[union-attr]
+            if name.endswith("weight")
+        ]
+
+
+def distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors without repeated objects, in order."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _aliased(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A view of each, the same for the same object."""
+    views = {id(tensor): tensor.view_as(tensor) for tensor in tensors}
+    return [views[id(tensor)] for tensor in tensors]
+
+
+def _selector(output: Output, streams: Sequence[Tensor]) -> Tensor:
+    first_BD, *others = (streams[position] for position in output.selectors)
+    if output.joined:
+        return torch.cat([first_BD, *others], dim=1)
+    for other_BD in others:
+        first_BD = first_BD + other_BD
+    return first_BD
+
+
+def _selector_shape(output: Output, shapes: Sequence[StreamShape]) -> StreamShape:
+    selected = [shapes[position] for position in output.selectors]
+    if not output.joined or len(selected) == 1:
+        return selected[0]
+    assert all(shape.width == shape.fan_in for shape in selected), "spare columns come last"
+    width = sum(shape.width for shape in selected)
+    return StreamShape(width, width)

@@ -50,8 +50,38 @@ class Gate(nn.Module):
         return torch.softmax(self.logits(selector_BI), dim=1)
 
 
+class SelfGate(nn.Module):
+    """Weights of one unit's own experts: a softmax, or for one expert a sigmoid (HoME).
+
+    X. Wang et al., arXiv 2408.05430, section on the self-gate.
+
+    Args:
+        in_width, experts, hidden, bias, activation, fan_in: as in :class:`Gate`.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        experts: int,
+        hidden: Sequence[int] = (),
+        bias: bool = False,
+        activation: str = "relu",
+        fan_in: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.logits = MLP(in_width, hidden, experts, activation, out_bias=bias, fan_in=fan_in)
+
+    def forward(self, selector_BI: Tensor) -> Tensor:
+        """[B, I] to [B, E]."""
+        logits_BE = self.logits(selector_BI)
+        return torch.sigmoid(logits_BE) if logits_BE.shape[1] == 1 else torch.softmax(logits_BE, 1)
+
+
 def mix_batched(
-    gates: Sequence[Tensor], banks: Sequence[Tensor], members: Sequence[Sequence[int]]
+    gates: Sequence[Tensor],
+    banks: Sequence[Tensor],
+    members: Sequence[Sequence[int]],
+    stopped: Sequence[Sequence[int]] | None = None,
 ) -> list[Tensor]:
     """The gated sums of experts, by one batched matrix product per gate.
 
@@ -59,19 +89,25 @@ def mix_batched(
         gates: weights [B, E] of each gate.
         banks: outputs [B, E, O] of each expert bank.
         members: for each gate, the banks it mixes; their experts in this order are its columns.
+        stopped: for each gate, the banks that get no gradient through it; absent = none.
 
     Returns:
         For each gate, the sum over its experts of weight times output, [B, O].
     """
     sums = []
-    for gate_BE, indices in zip(gates, members, strict=True):
-        experts_BEO = torch.cat([banks[index] for index in indices], dim=1)
+    for gate_BE, indices, still in zip(gates, members, stopped or [()] * len(gates), strict=True):
+        experts_BEO = torch.cat(
+            [banks[index].detach() if index in still else banks[index] for index in indices], dim=1
+        )
         sums.append(torch.bmm(gate_BE.unsqueeze(1), experts_BEO).squeeze(1))
     return sums
 
 
 def mix_looped(
-    gates: Sequence[Tensor], banks: Sequence[Sequence[Tensor]], members: Sequence[Sequence[int]]
+    gates: Sequence[Tensor],
+    banks: Sequence[Sequence[Tensor]],
+    members: Sequence[Sequence[int]],
+    stopped: Sequence[Sequence[int]] | None = None,
 ) -> list[Tensor]:
     """:func:`mix_batched` for banks given as lists of [B, O]: sums accumulated in place.
 
@@ -80,12 +116,14 @@ def mix_looped(
     starts = [0]
     for bank in banks:
         starts.append(starts[-1] + len(bank))
-    columns = [
-        [expert for index in indices for expert in range(starts[index], starts[index + 1])]
-        for indices in members
-    ]
+
+    def experts_of(indices: Sequence[int]) -> list[int]:
+        return [expert for index in indices for expert in range(starts[index], starts[index + 1])]
+
+    columns = [experts_of(indices) for indices in members]
+    still = [frozenset(experts_of(indices)) for indices in stopped or [()] * len(gates)]
     experts = [expert_BO for bank in banks for expert_BO in bank]
-    return list(_GatedSums.apply(columns, *gates, *experts))
+    return list(_GatedSums.apply(columns, still, *gates, *experts))
 
 
 class _GatedSums(torch.autograd.Function):
@@ -96,12 +134,15 @@ class _GatedSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, columns: list[list[int]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, columns: list[list[int]], still: list[frozenset[int]], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         """``columns[g][j]`` is the expert that column j of gate g weighs; tensors: gates, experts.
 
-        Returns the sum of each gate.
+        ``still[g]`` are the experts that get no gradient through gate g. Returns the sum of each
+        gate.
         """
-        ctx.columns = columns
+        ctx.columns, ctx.still = columns, still
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         gates, experts = tensors[: len(columns)], tensors[len(columns) :]
@@ -121,12 +162,13 @@ class _GatedSums(torch.autograd.Function):
         for g, (gate_BE, grad_BO, indices) in enumerate(zip(gates, grads, columns, strict=True)):
             if grad_BO is None:
                 continue
-            if ctx.needs_input_grad[1 + g]:
+            if ctx.needs_input_grad[2 + g]:
                 dots = [torch.linalg.vecdot(grad_BO, experts[e]) for e in indices]
                 gate_grads[g] = torch.stack(dots, dim=1)
             for j, e in enumerate(indices):
-                terms[e].append((gate_BE[:, j : j + 1], grad_BO))
-        return None, *gate_grads, *(_gated_sum(pairs) if pairs else None for pairs in terms)
+                if e not in ctx.still[g]:
+                    terms[e].append((gate_BE[:, j : j + 1], grad_BO))
+        return None, None, *gate_grads, *(_gated_sum(pairs) if pairs else None for pairs in terms)
 
 
 def _gated_sum(terms: list[tuple[Tensor, Tensor]]) -> Tensor:

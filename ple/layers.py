@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
 }
-NORMALIZATIONS = ("none", "layer")
+NORMALIZATIONS = ("none", "layer", "batch")
 
 
 def activation_function(name: str) -> Callable[[Tensor], Tensor]:
@@ -107,10 +107,27 @@ class MLP(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    def flops_per_row(self) -> int:
+        """Two per weight that a signal reaches."""
+        return 2 * (self.weight_count() - self.spare_weights())
+
+    def weight_count(self) -> int:
+        """Weights of the matrices, biases apart."""
+        return sum(layer.weight.numel() for layer in (*self.hidden, self.out))
+
+    def spare_weights(self) -> int:
+        """Weights on input columns that are always zero."""
+        first: nn.Linear = [*self.hidden, self.out][0]
+        return (first.in_features - self.fan_in) * first.out_features
+
     def forward(self, x_BI: Tensor) -> Tensor:
         """[B, I] to [B, O]."""
+        return self.out(self.body(x_BI))
+
+    def body(self, x_BI: Tensor) -> Tensor:
+        """[B, I] to the last hidden layer; the input itself where there is none."""
         for layer in self.hidden:
             x_BI = self.activation(layer(x_BI))
             if self.dropout:
                 x_BI = F.dropout(x_BI, self.dropout, self.training)
-        return self.out(x_BI)
+        return x_BI

@@ -19,6 +19,7 @@ LAYERS = [
     "pipeline.registry",
     "pipeline.console",
     "pipeline.run",
+    "pipeline.comparison",
     "pipeline.benchmark",
     "jobs",
 ]

@@ -22,6 +22,9 @@ from pipeline.benchmark.data_sets import (
     benchmark_features,
     write_benchmark_dataset,
 )
+from pipeline.benchmark.memory import reader_peaks
+from pipeline.benchmark.plan import measure_plan
+from pipeline.data.fitting import fit_transforms
 from pipeline.data.loader import BatchLoader
 from pipeline.data.manifest import Manifest
 from pipeline.data.transforms import FeatureTransforms
@@ -40,7 +43,7 @@ class Dataset:
     lists: int
 
     def transforms(self, encoder: str = "identity") -> FeatureTransforms:
-        return FeatureTransforms.fit(benchmark_features(self.lists, encoder), self.folder)
+        return fit_transforms(benchmark_features(self.lists, encoder), self.folder)
 
     def loader(self, *, shuffle: bool, encoder: str = "identity") -> BatchLoader:
         """Shuffled: eight streams. In file order: one stream, which is the whole file in order."""
@@ -83,6 +86,9 @@ def measure_data(rows: int, pairs: int, rivals: bool = True) -> dict[str, Any]:
             jagged = _dataset(Path(name) / "jagged", max(rows // 4, 1), LISTS)
             summary: dict[str, Any] = {"rows": rows, "pairs": pairs}
             summary |= _shares(plain, jagged, pairs)
+            small = _dataset(Path(name) / "half", max(rows // 2, 1), 0)
+            summary["peak_rss_mb_by_rows"] = reader_peaks([small.folder, plain.folder])
+            summary |= measure_plan()
             if rivals:
                 summary |= _ratios(plain, pairs)
             return summary

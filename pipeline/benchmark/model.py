@@ -15,8 +15,9 @@ import torch.distributed as dist
 from pipeline.benchmark.data_sets import TASKS, benchmark_features
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
+from pipeline.data.fitting import fit_transforms
 from pipeline.data.manifest import load_manifest
-from pipeline.data.transforms import FeatureTransforms
+from pipeline.data.sources.dataset import open_dataset
 from pipeline.training.report import SilentReporter
 from pipeline.training.worker import Trainer
 from pipeline.training.worker_context import WorkerContext
@@ -84,10 +85,26 @@ def trainer_here(experiment: Experiment) -> Iterator[Trainer]:
     """A trainer that is the only worker of its run, in this process, on this CPU."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        with tempfile.TemporaryDirectory(prefix="ple-benchmark-run-") as name:
-            transforms = FeatureTransforms.fit(experiment.features, experiment.data.path)
-            transforms.save(Path(name) / "transforms")
-            context = WorkerContext(0, 1, 1, torch.device("cpu"), torch.get_num_threads())
-            yield Trainer(experiment, context, Path(name), SilentReporter())
+        with trainer_in_group(experiment) as trainer:
+            yield trainer
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def trainer_in_group(experiment: Experiment) -> Iterator[Trainer]:
+    """A trainer that is this process's worker in the process group that stands, on the CPU."""
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    with tempfile.TemporaryDirectory(prefix="ple-benchmark-run-") as name:
+        dataset = open_dataset(experiment)
+        dataset.manifest.save(Path(name) / "dataset")
+        transforms = fit_transforms(experiment.features, dataset.folder)
+        transforms.save(Path(name) / "transforms")
+        context = WorkerContext(
+            rank, workers, workers, torch.device("cpu"), torch.get_num_threads()
+        )
+        trainer = Trainer(experiment, context, Path(name), SilentReporter())
+        try:
+            yield trainer
+        finally:
+            trainer.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from pipeline.config import ConfigError, Experiment
+from pipeline.config.features import MAP_BUCKETS
 
 _DEFAULT_OBJECT_STORE_MB = 256
 _CONNECT_SECONDS = 4.0
@@ -68,7 +69,8 @@ def resolve_placement(experiment: Experiment) -> Placement:
     """Turns ``auto`` into numbers and refuses what the cluster has no room for.
 
     Raises:
-        ConfigError: more workers than streams, CPUs or GPUs.
+        ConfigError: more workers than streams, CPUs or GPUs, or workers that cannot share the
+            buckets of a zero_collision feature evenly.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -93,6 +95,7 @@ def resolve_placement(experiment: Experiment) -> Placement:
             f"train.workers: {workers} workers share {streams} streams; raise data.streams "
             "to the next power of two, or lower train.workers"
         )
+    _check_buckets(experiment, workers)
     if workers * per_worker > cpus:
         raise ConfigError(
             f"train.workers: {workers} workers with {per_worker} CPU each need "
@@ -134,6 +137,17 @@ def cuda_stack_missing() -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     return "fbgemm-gpu-cpu is installed, whose tables are on the CPU only"
+
+
+def _check_buckets(experiment: Experiment, workers: int) -> None:
+    for feature in experiment.features.categorical:
+        buckets = feature.map_buckets or MAP_BUCKETS
+        if feature.encoder == "zero_collision" and buckets % workers:
+            raise ConfigError(
+                f"features.categorical.{feature.name}.map_buckets: {buckets} buckets cannot be "
+                f"shared evenly by {workers} workers; set it to a multiple of {workers} that "
+                "divides `rows`, or change train.workers"
+            )
 
 
 def _check_address(address: str) -> None:

@@ -5,21 +5,46 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.config.base import Section
+from pipeline.config.faults import FaultsConfig
+from pipeline.config.locations import is_uri
+from pipeline.config.splits import DATE_FIELD, SplitsConfig
+
+DATE_FORMAT = "%Y-%m-%d"
 
 
 def _folder(path: str) -> str:
-    if "://" in path:
+    if is_uri(path):
         raise ValueError("must be a folder that every node can reach by this path, not a URI")
     return path
 
 
+def _location(path: str) -> str:
+    if is_uri(path) and not path.partition("://")[2].strip("/"):
+        raise ValueError("names no bucket or folder; write scheme://bucket/folder")
+    return path
+
+
 Folder = Annotated[str, AfterValidator(_folder)]
+Location = Annotated[str, AfterValidator(_location)]
 
 
 class DataConfig(Section):
-    """Where the prepared dataset is and in which order its rows are read."""
+    """Where the dataset is and in which order its rows are read."""
 
-    path: Folder = Field(description="Folder written by jobs.prepare (holds manifest.json).")
+    path: Location = Field(
+        description="Folder of the dataset: a path that every node can reach, or a URI (s3://, "
+        "gs://, hdfs://, …). Written by jobs.prepare (it holds manifest.json), or any Parquet "
+        "files with `splits`.",
+    )
+    splits: SplitsConfig | None = Field(
+        default=None,
+        description="Which files are for what, where jobs.prepare did not write them; absent = "
+        "path holds manifest.json.",
+    )
+    date_format: str | None = Field(
+        default=None,
+        description="How {date} in splits.*.files is written, as in strftime; absent = %Y-%m-%d.",
+    )
     batch_size: PositiveInt = Field(
         default=4096, description="Rows of a global batch, over all workers."
     )
@@ -41,6 +66,21 @@ class DataConfig(Section):
     sample_weight: str | None = Field(
         default=None, description="Column of row weights for losses and metrics; absent = 1."
     )
+    faults: FaultsConfig = Field(
+        default_factory=FaultsConfig, description="What to do with rows that cannot be used."
+    )
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        patterns = [p for s in self.splits.by_name.values() for p in s.files] if self.splits else []
+        if self.date_format is not None:
+            if not any(DATE_FIELD in pattern for pattern in patterns):
+                raise ValueError("`date_format` has an effect with {date} in splits.*.files only")
+            if "%" not in self.date_format:
+                raise ValueError("date_format needs the fields of strftime, such as %Y-%m-%d")
+        if self.splits is not None:
+            self.splits.check_reach(self.path)
+        return self
 
     @model_validator(mode="after")
     def _streams(self) -> Self:

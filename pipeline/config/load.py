@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.locations import is_uri, mask, read_text
 from pipeline.config.schema import Experiment
 
 
@@ -19,7 +21,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """Reads one YAML file, applies ``section.key=value`` overrides in order, checks everything.
 
     Args:
-        path: the experiment file.
+        path: the experiment file, local or a URI.
         overrides: dotted assignments; values are YAML (``train.epochs=3``,
             ``model.levels.0.hidden=[64,32]``), list items are addressed by position.
 
@@ -27,9 +29,10 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: unreadable file, unknown key, wrong type or contradicting settings.
     """
     try:
-        tree = yaml.load(Path(path).read_text(), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the experiment file: {error.strerror}") from error
+        tree = yaml.load(read_text(path), Loader=_UniqueKeyLoader)
+    except (OSError, pa.ArrowInvalid) as error:
+        why = mask(getattr(error, "strerror", None) or str(error))
+        raise ConfigError(f"{mask(str(path))}: cannot read the experiment file: {why}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -45,7 +48,7 @@ def parse_experiment(tree: dict[str, Any], source: str = "experiment") -> Experi
         return Experiment.model_validate(tree)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from None
+        raise ConfigError(mask(f"{source}: " + "; ".join(lines))) from None
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -65,7 +68,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def with_absolute_paths(experiment: Experiment) -> Experiment:
-    """The same experiment with local folders made absolute: workers start elsewhere."""
+    """The same experiment with local folders made absolute: workers start elsewhere.
+
+    URIs stay as they are.
+    """
     data, storage = experiment.data, experiment.storage
     return experiment.model_copy(
         update={
@@ -76,7 +82,7 @@ def with_absolute_paths(experiment: Experiment) -> Experiment:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).resolve())
+    return path if is_uri(path) else str(Path(path).resolve())
 
 
 def resolved_yaml(experiment: Experiment) -> str:
@@ -92,6 +98,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML") from error
+    assign(tree, key, value, override)
+
+
+def assign(tree: dict[str, Any], key: str, value: Any, override: str) -> None:
+    """Sets one dotted `key` of a plain tree; `override` is how messages call the setting.
+
+    Raises:
+        ConfigError: the key leads through a value, or to no item of a list.
+    """
     node: Any = tree
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):

@@ -2,85 +2,19 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.config.balance import BalanceConfig, check_balance
 from pipeline.config.base import Section
+from pipeline.config.compare import CompareConfig
 from pipeline.config.data import DataConfig, Folder
+from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.features import FeaturesConfig
 from pipeline.config.model import ModelConfig
+from pipeline.config.optimizers import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
+from pipeline.config.sharding import ShardingConfig, check_sharding, device_fault
+from pipeline.config.task_checks import check_tasks
 from pipeline.config.tasks import TaskConfig
-
-
-class TableOptimizerConfig(Section):
-    """The optimizer fused into the backward pass of the embedding tables."""
-
-    kind: Literal["rowwise_adagrad", "adagrad", "sgd"] = Field(
-        default="rowwise_adagrad", description="rowwise_adagrad keeps one moment per row."
-    )
-    learning_rate: PositiveFloat = Field(default=0.02, description="Peak learning rate.")
-    eps: PositiveFloat | None = Field(
-        default=None, description="Adagrad's denominator offset; absent = 1e-8."
-    )
-
-    @model_validator(mode="after")
-    def _no_dead_settings(self) -> Self:
-        if self.kind == "sgd" and self.eps is not None:
-            raise ValueError("`eps` has no effect with kind: sgd")
-        return self
-
-
-class DenseOptimizerConfig(Section):
-    """The optimizer of experts, gates and towers."""
-
-    kind: Literal["adam", "adamw", "adagrad", "sgd"] = Field(
-        default="adam", description="torch.optim's algorithm of that name."
-    )
-    learning_rate: PositiveFloat = Field(default=1e-3, description="Peak learning rate.")
-    weight_decay: float = Field(
-        default=0.0, ge=0, description="L2 penalty; decoupled from the gradient with adamw."
-    )
-    clip_norm: PositiveFloat | None = Field(
-        default=None, description="Clip the global norm of the dense gradient; absent = never."
-    )
-
-
-class ScheduleConfig(Section):
-    """Learning-rate multiplier over steps, the same for tables and dense part."""
-
-    kind: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="Course from the peak after warm-up to the last step."
-    )
-    warmup_steps: NonNegativeInt = Field(
-        default=0, description="Steps of linear growth from 0 to the peak."
-    )
-    final_fraction: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="linear, cosine: rate at the end over the peak; absent = 0.",
-    )
-
-    @model_validator(mode="after")
-    def _no_dead_settings(self) -> Self:
-        if self.kind == "constant" and self.final_fraction is not None:
-            raise ValueError("`final_fraction` has no effect with kind: constant")
-        return self
-
-
-class ShardingConfig(Section):
-    """What TorchRec's planner may choose from."""
-
-    types: tuple[Literal["table_wise", "row_wise"], ...] = Field(
-        default=("table_wise", "row_wise"),
-        min_length=1,
-        description="Sharding types the planner may pick for a table.",
-    )
 
 
 class EarlyStoppingConfig(Section):
@@ -117,6 +51,10 @@ class TrainConfig(Section):
     log_every: PositiveInt = Field(default=50, description="Steps between logged training losses.")
     early_stopping: EarlyStoppingConfig = Field(
         default_factory=EarlyStoppingConfig, description="Selection of the best weights."
+    )
+    profile_steps: PositiveInt | None = Field(
+        default=None,
+        description="Steps the torch profiler traces, after a few to warm up; absent = none.",
     )
 
 
@@ -171,28 +109,32 @@ class Experiment(Section):
     features: FeaturesConfig
     tasks: list[TaskConfig] = Field(min_length=1, description="What is predicted, in score order.")
     model: ModelConfig
+    balance: BalanceConfig = Field(default_factory=BalanceConfig)
     table_optimizer: TableOptimizerConfig = Field(default_factory=TableOptimizerConfig)
     dense_optimizer: DenseOptimizerConfig = Field(default_factory=DenseOptimizerConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
+    table_schedule: ScheduleConfig | None = Field(
+        default=None, description="The tables' schedule; absent = `schedule`."
+    )
     sharding: ShardingConfig = Field(default_factory=ShardingConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    compare: CompareConfig = Field(default_factory=CompareConfig)
 
     @model_validator(mode="after")
     def _tasks_and_features(self) -> Self:
-        names = [t.name for t in self.tasks]
-        repeated = sorted({n for n in names if names.count(n) > 1})
-        if repeated:
-            raise ValueError(f"tasks listed twice: {', '.join(repeated)}")
-        for number, level in enumerate(self.model.levels, start=1):
-            if isinstance(level.task_experts, dict) and set(level.task_experts) != set(names):
-                raise ValueError(
-                    f"model.levels[{number - 1}].task_experts names {sorted(level.task_experts)}, "
-                    f"the tasks are {sorted(names)}: give one count per task"
-                )
-        answers = {c for t in self.tasks for c in (t.label_column, t.space) if c}
+        check_tasks(self.tasks)
+        self.model.check_tasks([task.name for task in self.tasks if task.has_tower])
+        check_balance(self.balance, self.tasks)
+        check_sharding(self.sharding, self.table_optimizer)
+        if self.train.device == "cpu":
+            fault = device_fault(self.sharding, self.table_optimizer, "cpu")
+            if fault is not None:
+                raise ValueError(fault)
+        answers = {c for t in self.tasks for c in (*t.label_columns, *t.space_columns)}
         leaked = sorted(answers & set(self.features.names))
         if leaked:
             raise ValueError(f"labels used as features: {', '.join(leaked)}")

@@ -1,6 +1,7 @@
 """The batch of the training loop, and how it is put together from pieces of encoded rows.
 
-Legend: B rows of a worker's batch, N numeric columns, T tasks, F single-valued features.
+Legend: B rows of a worker's batch, N numeric columns, T tasks, F single-valued features, K key
+columns.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ class Batch:
         labels_BT: float32.
         weights_BT: float32; sample weight where the row is in the task's space, else 0. Padding
             rows have 0 everywhere.
-        rows: real rows (the others are padding, at the end of each stream's share).
+        rows: usable rows (the others are void, or padding at the end of each stream's share).
         cursor: where the epoch goes on after this batch; see ``BatchLoader.load_state_dict``.
+        keys_BK: int64 key columns (``pipeline.data.keys``), for evaluation; None without any.
     """
 
     ids: KeyedJaggedTensor | None
@@ -37,6 +39,7 @@ class Batch:
     weights_BT: torch.Tensor
     rows: int
     cursor: dict[str, Any]
+    keys_BK: torch.Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         device = torch.device(device)
@@ -48,6 +51,9 @@ class Batch:
             dense_BN=self.dense_BN.to(device, non_blocking=non_blocking),
             labels_BT=self.labels_BT.to(device, non_blocking=non_blocking),
             weights_BT=self.weights_BT.to(device, non_blocking=non_blocking),
+            keys_BK=None
+            if self.keys_BK is None
+            else self.keys_BK.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> "Batch":
@@ -58,6 +64,7 @@ class Batch:
             dense_BN=self.dense_BN.pin_memory(),
             labels_BT=self.labels_BT.pin_memory(),
             weights_BT=self.weights_BT.pin_memory(),
+            keys_BK=None if self.keys_BK is None else self.keys_BK.pin_memory(),
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
@@ -67,6 +74,7 @@ class Batch:
             self.dense_BN,
             self.labels_BT,
             self.weights_BT,
+            self.keys_BK,
         ):
             if part is not None:
                 part.record_stream(stream)
@@ -101,9 +109,12 @@ class Collator:
     labels and weights 0.
     """
 
-    def __init__(self, transforms: FeatureTransforms, tasks: int, batch_rows: int) -> None:
+    def __init__(
+        self, transforms: FeatureTransforms, tasks: int, batch_rows: int, key_columns: int = 0
+    ) -> None:
         self.batch_rows = batch_rows
         self._tasks = tasks
+        self._key_columns = key_columns
         self._dense = len(transforms.dense_names)
         weighted = {table.feature for table in transforms.tables if table.weighted}
         names = [table.feature for table in transforms.tables]
@@ -115,9 +126,9 @@ class Collator:
         )
 
     def __call__(self, segments: Sequence[Segment], cursor: dict[str, Any]) -> Batch:
-        rows = sum(segment.stop - segment.start for segment in segments)
-        full = rows == self.batch_rows
-        if full and len(segments) == 1 and segments[0].rows.rows == rows:
+        filled = sum(segment.stop - segment.start for segment in segments)
+        full = filled == self.batch_rows
+        if full and len(segments) == 1 and segments[0].rows.rows == filled:
             # A batch by themselves: nothing to put together.
             whole = segments[0].rows
             dense_BN, labels_BT = whole.features.dense_BN, whole.labels_BT
@@ -130,8 +141,9 @@ class Collator:
             dense_BN=torch.from_numpy(dense_BN),
             labels_BT=torch.from_numpy(labels_BT),
             weights_BT=torch.from_numpy(weights_BT),
-            rows=rows,
+            rows=filled - sum(map(_void_rows, segments)),
             cursor=cursor,
+            keys_BK=self._keys(segments),
         )
 
     def _numbers(
@@ -148,6 +160,23 @@ class Collator:
             labels_BT[span] = segment.rows.labels_BT[source]
             weights_BT[span] = segment.rows.weights_BT[source]
         return dense_BN, labels_BT, weights_BT
+
+    def _keys(self, segments: Sequence[Segment]) -> torch.Tensor | None:
+        """The key columns, if rows carry any; padding has key 0."""
+        if not self._key_columns:
+            return None
+        keys_BK = np.zeros((self.batch_rows, self._key_columns), np.int64)
+        for segment in segments:
+            part_BK = segment.rows.keys_BK
+            assert part_BK is not None, "rows without keys"
+            stop = segment.at + segment.stop - segment.start
+            keys_BK[segment.at : stop] = part_BK[segment.start : segment.stop]
+        return torch.from_numpy(keys_BK)
+
+
+def _void_rows(segment: Segment) -> int:
+    lost_B = segment.rows.lost_B
+    return 0 if lost_B is None else int(np.count_nonzero(lost_B[segment.start : segment.stop]))
 
 
 class _KeyedLayout:
@@ -204,6 +233,8 @@ class _KeyedLayout:
         parts: list[np.ndarray] = []
         weights: list[np.ndarray] = []
         length_per_key: list[int] = []
+        # Keys of a map need int64; rows of a table make do with int32, half the memory.
+        wide = any(segment.rows.features.ids_FB.dtype == np.int64 for segment in segments)
         row = 0
         for run in self._runs:
             count = run.stop - run.first
@@ -211,7 +242,7 @@ class _KeyedLayout:
                 self._add_ragged(run.ragged, segments, lengths_FB[row], parts, weights)
                 length_per_key.append(int(lengths_FB[row].sum()))
             else:
-                values_FB = _new((count, B), np.int32, full)
+                values_FB = _new((count, B), np.int64 if wide else np.int32, full)
                 self._fill_run(values_FB, run, segments)
                 if absent:
                     present = values_FB >= 0

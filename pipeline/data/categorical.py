@@ -5,13 +5,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.data.columns import as_lists, as_values, column_of, null_mask
+from pipeline.data.columns import as_lists, as_values, column_of, has_nulls, nulls_of
 from pipeline.data.encoded import Ragged, offsets_of
 from pipeline.data.faults import BadValueError
 from pipeline.data.hashing import hash_strings
-from pipeline.data.lookup import MISSING_ROW, UNKNOWN_ROW, HashLookup, IdentityLookup, Lookup
+from pipeline.data.lookup import (
+    MISSING_ROW,
+    UNKNOWN_ROW,
+    HashLookup,
+    IdentityLookup,
+    KeyLookup,
+    Lookup,
+)
 
 ABSENT = -1  # in ids_FB: no table row at all, an empty bag
 
@@ -22,11 +28,12 @@ class CategoricalEncoder:
 
     A missing single id is row 0 of a vocabulary or hash table, and no row at all (an empty bag)
     with identity, whose rows all have a meaning. A null or empty list is an empty bag. Nulls
-    inside lists are dropped and counted, with their weights.
+    inside lists are dropped and counted, with their weights. With zero_collision what is written
+    are keys of 63 bits, 0 where missing, instead of rows.
 
     Attributes:
         name: column, and table.
-        kind: ``vocabulary``, ``hash`` or ``identity``.
+        kind: ``vocabulary``, ``hash``, ``identity`` or ``zero_collision``.
         type: Arrow type of an id, int64 or string.
         is_list: whether rows hold lists.
         lookup: id → row.
@@ -62,13 +69,14 @@ class CategoricalEncoder:
         """The same for int64 ids without nulls; ``out_B`` may be ``keys_B``."""
         lookup = self.lookup
         if isinstance(lookup, IdentityLookup):
-            outside = lookup.first_outside(keys_B)
+            outside = lookup.outside(keys_B)
             if outside is not None:
                 raise BadValueError(
                     self.name,
-                    outside,
-                    f"id {keys_B[outside]} is outside 0 … {lookup.table_rows - 1}; raise `rows` "
-                    "of this feature or use encoder hash or vocabulary",
+                    int(outside[0]),
+                    f"id {keys_B[outside[0]]} is outside 0 … {lookup.table_rows - 1}; raise "
+                    "`rows` of this feature or use encoder hash or vocabulary",
+                    rows=outside,
                 )
         unknown = lookup.rows_of(keys_B, out_B)
         if unknown:
@@ -89,8 +97,8 @@ class CategoricalEncoder:
         try:
             self._encode(ids, rows, counters)
         except BadValueError as fault:
-            row = int(np.searchsorted(offsets_B1, fault.row, side="right")) - 1
-            raise BadValueError(fault.column, row, fault.problem) from None
+            rows_of_values = np.repeat(np.arange(offsets_B1.size - 1), np.diff(offsets_B1))
+            raise fault.at(rows_of_values) from None
         return Ragged(rows, offsets_B1, weights)
 
     def _kept(
@@ -102,8 +110,8 @@ class CategoricalEncoder:
     ) -> np.ndarray | None:
         """Mask of the ids that stay, or None where all do."""
         keep: np.ndarray | None = None
-        if _has_nulls(ids):
-            keep = ~_nulls_of(ids)
+        if has_nulls(ids):
+            keep = ~nulls_of(ids)
             counters[f"{self.name}/null_ids_dropped"] += int(np.count_nonzero(~keep))
         if weights is not None and not np.isfinite(weights).all():
             usable = np.isfinite(weights)
@@ -127,33 +135,35 @@ class CategoricalEncoder:
         values, weight_offsets_B1 = as_lists(column, pa.float32(), self.weights)
         if not np.array_equal(weight_offsets_B1, offsets_B1):
             found_B, wanted_B = np.diff(weight_offsets_B1), np.diff(offsets_B1)
-            row = int(np.argmax(found_B != wanted_B))
+            rows = np.flatnonzero(found_B != wanted_B)
+            row = int(rows[0])
             raise BadValueError(
                 self.weights,
                 row,
                 f"{found_B[row]} weights for {wanted_B[row]} ids of column {self.name!r}; write "
                 "one weight per id",
+                rows=rows,
             )
         weights: np.ndarray = values.fill_null(float("nan")).to_numpy()
         return weights
 
     def _encode(self, ids: pa.Array, out: np.ndarray, counters: Counter[str]) -> np.ndarray | None:
         """Writes the rows of ``ids`` into ``out``; returns the mask of nulls, if there are any."""
-        if not _has_nulls(ids):
+        if not has_nulls(ids):
             if pa.types.is_integer(ids.type):
                 self.encode_keys(ids.to_numpy(), out, counters)
             else:
                 self._count_unknown(self._strings.rows_of(ids, out), counters)
             return None
-        nulls = _nulls_of(ids)
+        nulls = nulls_of(ids)
         counters[f"{self.name}/missing"] += int(np.count_nonzero(nulls))
         if pa.types.is_integer(ids.type):
             known = np.flatnonzero(~nulls)
-            rows = np.empty(known.size, np.int32)
+            rows = np.empty(known.size, out.dtype)
             try:
                 self.encode_keys(ids.drop_null().to_numpy(), rows, counters)
             except BadValueError as fault:
-                raise BadValueError(fault.column, int(known[fault.row]), fault.problem) from None
+                raise fault.at(known) from None
             out[known] = rows
             return nulls
         if self._strings.rows_of(ids, out):
@@ -191,25 +201,14 @@ class _DictionaryRows:
         # A row group read in pieces repeats its dictionary with every piece.
         last = self._last
         if last is None or not last[0].equals(dictionary):
-            rows = np.empty(len(dictionary), np.int32)
+            wide = isinstance(self._lookup, KeyLookup)
+            rows = np.empty(len(dictionary), np.int64 if wide else np.int32)
             last = (dictionary, rows, self._look_up(dictionary, rows))
             self._last = last
         return last[1], last[2]
 
     def _look_up(self, strings: pa.Array, out: np.ndarray) -> int:
         hashes = hash_strings(strings)
-        if isinstance(self._lookup, HashLookup):
+        if isinstance(self._lookup, HashLookup | KeyLookup):
             return self._lookup.rows_of_hashed(hashes, out)
         return self._lookup.rows_of(hashes.view(np.int64), out)
-
-
-def _has_nulls(ids: pa.Array) -> bool:
-    if ids.null_count:
-        return True
-    return pa.types.is_dictionary(ids.type) and ids.dictionary.null_count > 0
-
-
-def _nulls_of(ids: pa.Array) -> np.ndarray:
-    if pa.types.is_dictionary(ids.type) and ids.dictionary.null_count:
-        ids = pc.take(ids.dictionary, ids.indices)
-    return null_mask(ids)

@@ -122,6 +122,20 @@ def null_mask(array: pa.Array) -> np.ndarray:
     return mask
 
 
+def has_nulls(array: pa.Array) -> bool:
+    """Whether any value is null, in a dictionary-encoded array also by way of its dictionary."""
+    if array.null_count:
+        return True
+    return pa.types.is_dictionary(array.type) and array.dictionary.null_count > 0
+
+
+def nulls_of(array: pa.Array) -> np.ndarray:
+    """bool (B,), true where the value is null, also by way of a dictionary."""
+    if pa.types.is_dictionary(array.type) and array.dictionary.null_count:
+        array = pc.take(array.dictionary, array.indices)
+    return null_mask(array)
+
+
 def numbers(array: pa.Array) -> np.ndarray:
     """float (B,) of an Arrow float array, NaN where it is null; a view where there are none."""
     if not array.null_count:

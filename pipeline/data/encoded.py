@@ -1,6 +1,6 @@
 """Rows after the feature transforms: plain NumPy, cheap to permute and to slice.
 
-Legend: B rows, F single-valued features, N numeric columns, T tasks.
+Legend: B rows, F single-valued features, N numeric columns, T tasks, K key columns.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class Ragged:
         lengths_B, values, weights = torch.ops.fbgemm.permute_1D_sparse_data(
             torch.from_numpy(index_B.astype(np.int32)),
             torch.from_numpy(self.lengths_B),
-            torch.from_numpy(self.values),
-            None if self.weights is None else torch.from_numpy(self.weights),
+            _tensor_of(self.values),
+            None if self.weights is None else _tensor_of(self.weights),
             None,
         )
         weights = None if weights is None else weights.numpy()
@@ -67,11 +67,20 @@ class EncodedFeatures:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Encoded features and targets of B rows: float32 labels_BT and weights_BT."""
+    """Encoded features and targets of B rows.
+
+    Attributes:
+        labels_BT, weights_BT: float32.
+        lost_B: int32, why a row is void (``LostRows.code_of``), 0 for usable ones; None where all
+            are. A void row has row 0 of every table, empty lists, and 0 everywhere else.
+        keys_BK: int64 key columns, where they were asked for.
+    """
 
     features: EncodedFeatures
     labels_BT: np.ndarray
     weights_BT: np.ndarray
+    lost_B: np.ndarray | None = None
+    keys_BK: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
@@ -94,6 +103,11 @@ class Span:
         return Span(self.rows, self.start + start, self.start + start + rows)
 
 
+def _tensor_of(array: np.ndarray) -> torch.Tensor:
+    # Arrow's memory is read-only, of which torch warns as it has no such tensors.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 def gather_rows(spans: Sequence[Span], index_B: np.ndarray) -> EncodedRows:
     """The rows of ``index_B``, in its order, of the spans laid end to end."""
     features = [span.rows.features for span in spans]
@@ -110,7 +124,25 @@ def gather_rows(spans: Sequence[Span], index_B: np.ndarray) -> EncodedRows:
         ),
         _take_rows([s.rows.labels_BT[s.start : s.stop] for s in spans], index_B),
         _take_rows([s.rows.weights_BT[s.start : s.stop] for s in spans], index_B),
+        _take_lost(spans, index_B),
+        _take_keys(spans, index_B),
     )
+
+
+def _take_lost(spans: Sequence[Span], index_B: np.ndarray) -> np.ndarray | None:
+    if all(span.rows.lost_B is None for span in spans):
+        return None
+    parts = [
+        np.zeros(s.size, np.int32) if s.rows.lost_B is None else s.rows.lost_B[s.start : s.stop]
+        for s in spans
+    ]
+    return _take_rows(parts, index_B)
+
+
+def _take_keys(spans: Sequence[Span], index_B: np.ndarray) -> np.ndarray | None:
+    parts = [s.rows.keys_BK[s.start : s.stop] for s in spans if s.rows.keys_BK is not None]
+    assert len(parts) in (0, len(spans)), "some rows without keys"
+    return _take_rows(parts, index_B) if parts else None
 
 
 def _part(ragged: Ragged, span: Span) -> Ragged:

@@ -9,25 +9,73 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config.features import CategoricalFeature, FeaturesConfig, NumericFeature
+from pipeline.config.features import (
+    EVICTION_INTERVAL,
+    MAP_BUCKETS,
+    CategoricalFeature,
+    CrossFeature,
+    FeaturesConfig,
+    NumericFeature,
+)
 from pipeline.config.load import ConfigError
 from pipeline.data.categorical import CategoricalEncoder
 from pipeline.data.columns import value_type
-from pipeline.data.lookup import LARGEST_TABLE, HashLookup, IdentityLookup, Lookup, VocabularyLookup
+from pipeline.data.crosses import CrossEncoder
+from pipeline.data.lookup import (
+    LARGEST_TABLE,
+    HashLookup,
+    IdentityLookup,
+    KeyLookup,
+    Lookup,
+    VocabularyLookup,
+)
 from pipeline.data.manifest import STATISTICS_NAME, DatasetError, Manifest, load_manifest
 from pipeline.data.numeric import NumericEncoder
-from pipeline.data.transforms import EmbeddingTable, FeatureTransforms, bucket_name
+from pipeline.data.storage import Store, open_store
+from pipeline.data.transforms import EmbeddingTable, FeatureTransforms, IdMap, bucket_name
 
 
-def fit_transforms(features: FeaturesConfig, dataset_folder: str | Path) -> FeatureTransforms:
-    """See :meth:`FeatureTransforms.fit`."""
-    folder = Path(dataset_folder)
-    manifest = load_manifest(folder)
-    statistics = _load_statistics(folder)
+def fit_transforms(features: FeaturesConfig, dataset: str | Path) -> FeatureTransforms:
+    """Builds the transforms from a dataset's manifest, statistics and vocabularies.
+
+    Args:
+        dataset: the folder that holds them, a path or a URI.
+
+    Raises:
+        ConfigError: a feature's options do not fit its column.
+        DatasetError: the dataset lacks what a feature needs.
+    """
+    store = open_store(dataset)
+    manifest = load_manifest(dataset)
+    statistics = load_statistics(store, manifest)
     categorical = tuple(
-        _fit_categorical(feature, manifest, statistics, folder) for feature in features.categorical
+        _fit_categorical(feature, manifest, statistics, store) for feature in features.categorical
     )
+    crosses = tuple(_fit_cross(feature, manifest) for feature in features.crosses)
     numeric = tuple(_fit_numeric(feature, manifest, statistics) for feature in features.numeric)
+    tables = _tables(features, categorical, crosses, numeric)
+    return FeatureTransforms(categorical, numeric, tables, crosses)
+
+
+def load_statistics(store: Store, manifest: Manifest) -> dict[str, Any]:
+    """What jobs.prepare counted. Raises DatasetError if it cannot be read."""
+    try:
+        tree: dict[str, Any] = json.loads(store.read_text(manifest.statistics))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DatasetError(
+            f"{store.name_of(manifest.statistics)}: cannot read the feature statistics ({error}); "
+            "run jobs.prepare again"
+        ) from error
+    return tree
+
+
+def _tables(
+    features: FeaturesConfig,
+    categorical: tuple[CategoricalEncoder, ...],
+    crosses: tuple[CrossEncoder, ...],
+    numeric: tuple[NumericEncoder, ...],
+) -> tuple[EmbeddingTable, ...]:
+    """Ids, then crosses, then buckets, each in config order."""
     tables = [
         EmbeddingTable(
             name=feature.name,
@@ -36,9 +84,13 @@ def fit_transforms(features: FeaturesConfig, dataset_folder: str | Path) -> Feat
             dim=feature.dim or features.embedding_dim,
             pooling=feature.pooling or "sum",
             weighted=feature.weights is not None,
+            map=_id_map(feature),
         )
         for feature, encoder in zip(features.categorical, categorical, strict=True)
     ]
+    for cross, crossed in zip(features.crosses, crosses, strict=True):
+        width = cross.dim or features.embedding_dim
+        tables.append(EmbeddingTable(cross.name, cross.name, crossed.table_rows, width))
     taken = {table.name for table in tables}
     for number, bucketed in zip(features.numeric, numeric, strict=True):
         if bucketed.edges is None:
@@ -47,15 +99,25 @@ def fit_transforms(features: FeaturesConfig, dataset_folder: str | Path) -> Feat
         if name in taken:
             raise ConfigError(
                 f"features.numeric.{number.name}.buckets: its table would be called {name!r}, "
-                "which is a categorical feature; rename that column"
+                "which is another feature; rename that column or cross"
             )
         rows = bucketed.bucket_rows
         tables.append(EmbeddingTable(name, name, rows, number.dim or features.embedding_dim))
-    return FeatureTransforms(categorical, numeric, tuple(tables))
+    return tuple(tables)
+
+
+def _id_map(feature: CategoricalFeature) -> IdMap | None:
+    if feature.encoder != "zero_collision":
+        return None
+    return IdMap(
+        eviction=feature.eviction or "frequency",
+        interval=feature.eviction_interval or EVICTION_INTERVAL,
+        buckets=feature.map_buckets or MAP_BUCKETS,
+    )
 
 
 def _fit_categorical(
-    feature: CategoricalFeature, manifest: Manifest, statistics: dict[str, Any], folder: Path
+    feature: CategoricalFeature, manifest: Manifest, statistics: dict[str, Any], store: Store
 ) -> CategoricalEncoder:
     key = f"features.categorical.{feature.name}"
     column = manifest.column(feature.name)
@@ -79,7 +141,7 @@ def _fit_categorical(
         kind=feature.encoder,
         type=kind,
         is_list=column.is_list,
-        lookup=_lookup(feature, kind, key, statistics, folder),
+        lookup=_lookup(feature, kind, key, statistics, store),
         weights=feature.weights,
         max_length=feature.max_length,
     )
@@ -100,7 +162,7 @@ def _lookup(
     kind: pa.DataType,
     key: str,
     statistics: dict[str, Any],
-    folder: Path,
+    store: Store,
 ) -> Lookup:
     if feature.rows is not None and feature.rows >= LARGEST_TABLE:
         raise ConfigError(f"{key}.rows: a table has fewer than {LARGEST_TABLE:,} rows")
@@ -109,6 +171,9 @@ def _lookup(
         if feature.rows < 2:
             raise ConfigError(f"{key}.rows: a hash table has 2 rows or more (row 0 = missing)")
         return HashLookup(feature.rows)
+    if feature.encoder == "zero_collision":
+        assert feature.rows is not None
+        return KeyLookup(feature.rows)
     if feature.encoder == "identity":
         assert feature.rows is not None
         if not pa.types.is_integer(kind):
@@ -117,27 +182,52 @@ def _lookup(
     entry = statistics.get("categorical", {}).get(feature.name)
     if entry is None:
         raise DatasetError(
-            f"{folder / STATISTICS_NAME}: no ids counted for column {feature.name!r}; prepare the "
-            "dataset with role categorical for it, or use encoder hash"
+            f"{store.name_of(STATISTICS_NAME)}: no ids counted for column {feature.name!r}; "
+            "prepare the dataset with role categorical for it, or use encoder hash"
         )
     if entry["vocabulary"] is None:
         raise ConfigError(
             f"{key}.encoder: {entry['distinct']:,} distinct ids are too many for a vocabulary; "
             "use encoder hash with `rows`"
         )
-    return VocabularyLookup(_read_vocabulary(folder / entry["vocabulary"], feature, kind))
+    return VocabularyLookup(_read_vocabulary(store, entry["vocabulary"], feature, kind))
 
 
-def _read_vocabulary(path: Path, feature: CategoricalFeature, kind: pa.DataType) -> pa.Array:
+def _read_vocabulary(
+    store: Store, path: str, feature: CategoricalFeature, kind: pa.DataType
+) -> pa.Array:
     try:
-        table = pq.read_table(path)
+        with store.open_input(path) as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DatasetError(f"{path}: cannot read the vocabulary: {error}") from error
+        raise DatasetError(f"{store.name_of(path)}: cannot read the vocabulary: {error}") from error
     if feature.min_count is not None:
         table = table.filter(pc.field("count") >= feature.min_count)
     if feature.rows is not None:
         table = table.slice(0, feature.rows)
     return table["value"].combine_chunks().cast(kind)
+
+
+def _fit_cross(feature: CrossFeature, manifest: Manifest) -> CrossEncoder:
+    key = f"features.crosses.{feature.name}"
+    kinds = []
+    for name in feature.columns:
+        try:
+            column = manifest.column(name)
+        except DatasetError as error:
+            raise ConfigError(f"{key}.columns: {error}") from None
+        kind = value_type(column.type)
+        if column.is_list or kind is None or pa.types.is_floating(kind):
+            raise ConfigError(
+                f"{key}.columns: {name!r} is {column.type}; a cross takes columns of single ids "
+                "(integers, booleans or strings)"
+            )
+        kinds.append(kind)
+    if feature.rows >= LARGEST_TABLE:
+        raise ConfigError(f"{key}.rows: a table has fewer than {LARGEST_TABLE:,} rows")
+    if feature.name in {column.name for column in manifest.columns}:
+        raise ConfigError(f"{key}: the dataset has a column of that name; rename the cross")
+    return CrossEncoder(feature.name, feature.columns, (kinds[0], kinds[1]), feature.rows)
 
 
 def _fit_numeric(
@@ -192,14 +282,3 @@ def _edges(quantiles: list[float] | None, buckets: int) -> np.ndarray:
     count = min(buckets, values.size)
     positions = (np.arange(1, count) * values.size + count // 2) // count
     return values[positions]
-
-
-def _load_statistics(folder: Path) -> dict[str, Any]:
-    path = folder / STATISTICS_NAME
-    try:
-        tree: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(
-            f"{path}: cannot read the feature statistics ({error}); run jobs.prepare again"
-        ) from error
-    return tree

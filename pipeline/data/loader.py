@@ -1,19 +1,25 @@
 """Batches of one split for one worker, decoded ahead of the step by a background thread."""
 
-import queue
-import threading
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from pipeline.config.faults import FaultsConfig
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.batch import Batch, Collator, Segment
-from pipeline.data.encoded import EncodedRows
+from pipeline.data.keys import KeyEncoder
+from pipeline.data.losses import LostRows, void_rows_by_code
 from pipeline.data.manifest import DatasetError, Manifest
 from pipeline.data.plan import EpochPlan, SplitIndex
+from pipeline.data.read_ahead import ReadAhead
 from pipeline.data.reader import ShardReader
-from pipeline.data.stream import RowEncoder, stream_rows
+from pipeline.data.remote import RetryPolicy
+from pipeline.data.row_encoder import RowEncoder
+from pipeline.data.shard_files import ShardFiles
+from pipeline.data.storage import open_store
+from pipeline.data.stream import Walk, stream_rows
 from pipeline.data.targets import TargetEncoder
 from pipeline.data.transforms import FeatureTransforms
 
@@ -44,11 +50,14 @@ class BatchLoader:
         rank, world_size: which worker this is.
         prefetch_batches: batches decoded ahead.
         pin_memory: whether batches are handed out in page-locked memory (for a GPU).
+        faults: what happens to rows that cannot be used.
+        keys: columns of keys that batches carry, for evaluation.
 
     Attributes:
         steps: batches of an epoch, the same on every worker.
         local_batch_size: rows of each of this worker's batches, padding included.
-        counters: what was seen so far, by kind.
+        counters: what was seen in the batches handed out so far, by kind.
+        lost: the rows of these batches that could not be used.
     """
 
     def __init__(
@@ -68,6 +77,8 @@ class BatchLoader:
         world_size: int = 1,
         prefetch_batches: int = 8,
         pin_memory: bool = False,
+        faults: FaultsConfig | None = None,
+        keys: Sequence[str] = (),
     ) -> None:
         if batch_size % streams:
             raise ValueError(f"batch size {batch_size} is not a multiple of {streams} streams")
@@ -80,7 +91,7 @@ class BatchLoader:
         self._rows_each = batch_size // streams
         block_rows = -(-shuffle_rows // (streams * self._rows_each)) * self._rows_each
         self._plan = EpochPlan(index, streams, self._rows_each, block_rows, seed)
-        self._folder = str(folder)
+        self._store = open_store(manifest.root or folder)
         self._streams = range(streams * rank // world_size, streams * (rank + 1) // world_size)
         self.steps = self._plan.steps
         # Row-wise sharding exchanges batches of one size: a worker with fewer streams pads.
@@ -89,12 +100,16 @@ class BatchLoader:
         self._prefetch = prefetch_batches
         self._pin_memory = pin_memory
         self._index = index
-        targets = TargetEncoder.of(tasks, sample_weight)
-        for name in (*transforms.columns, *targets.columns):
-            manifest.column(name)
-        self._encoder = RowEncoder(transforms, targets, index, self._folder, self.counters)
-        self._string_columns = transforms.string_columns
-        self._collate = Collator(transforms, len(targets.tasks), self.local_batch_size)
+        targets = TargetEncoder.of(tasks, sample_weight, sampled=split == "train")
+        columns = (*transforms.columns, *targets.columns, *keys)
+        self._types = {name: manifest.column(name).type for name in columns}
+        self._keys = KeyEncoder.of(keys, manifest) if keys else None
+        self._transforms, self._targets = transforms, targets
+        faults = FaultsConfig() if faults is None else faults
+        self.lost = LostRows(index, self._store.name_of, faults)
+        self._retry = RetryPolicy(faults.read_attempts, faults.read_timeout_seconds)
+        self._read_through = False
+        self._collate = Collator(transforms, len(targets.tasks), self.local_batch_size, len(keys))
         # What the order depends on; a cursor is valid where all of it is the same.
         self._order = {
             "split": split,
@@ -106,6 +121,9 @@ class BatchLoader:
         }
         self._cursor = self._cursor_at(0, 0)
         self._resume: dict[str, Any] | None = None
+        # The latest reading, which may be ahead of the consumer, and those begun before it is due.
+        self._latest: ReadAhead[_Made] | None = None
+        self._primed: dict[tuple[int, int], ReadAhead[_Made]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor after the last batch handed out: a few numbers, valid for any world_size."""
@@ -123,65 +141,101 @@ class BatchLoader:
                     f"cannot resume: the checkpoint's {key} is {state.get(key)!r}, here it is "
                     f"{value!r}; resume with the settings and the data the run began with"
                 )
+        self.close()
         self._cursor = dict(state)
         self._resume = self._cursor
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch: all, or after ``load_state_dict`` those after its cursor."""
-        resumed, self._resume = self._resume, None
-        first = resumed["step"] if resumed and resumed["epoch"] == epoch else 0
-        self._cursor = self._cursor_at(epoch, first)
-        batches: queue.Queue[Batch | BaseException | None] = queue.Queue(self._prefetch)
-        stop = threading.Event()
+    def prime(self, epoch: int) -> None:
+        """Begins to read ``epoch``, before it is asked for.
 
-        def work() -> None:
-            item: Batch | BaseException | None = None
-            source = self._read(epoch, first)
-            try:
-                for item in source:
-                    if not _put(batches, item, stop):
-                        return
-                item = None
-            except BaseException as error:
-                item = error
-            finally:
-                source.close()
-            _put(batches, item, stop)
+        An epoch being read keeps its turn: the next one is read when the last batch of the
+        present one is made, within the same ``prefetch_batches``. Primed twice is primed once.
+        """
+        key = self._key(epoch)
+        if key not in self._primed:
+            self._primed[key] = self._begin(key, before=self._latest)
 
-        thread = threading.Thread(target=work, name=f"read-{self._order['split']}", daemon=True)
-        thread.start()
-        try:
-            while True:
-                item = batches.get()
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                self._cursor = item.cursor
-                yield item
-        finally:
-            stop.set()
-            thread.join()
+    def epoch(self, epoch: int) -> "EpochBatches":
+        """The batches of an epoch: all, or after ``load_state_dict`` those after its cursor.
+
+        They are read ahead from this call on. What was primed for other epochs is thrown away.
+        """
+        key = self._key(epoch)
+        self._resume = None
+        reading = self._primed.pop(key, None)
+        self.close()
+        if reading is None:
+            reading = self._begin(key, before=None)
+        else:
+            reading.claim()
+        self._cursor = self._cursor_at(*key)
+        self.lost.begin_epoch()
+        self.counters["empty_shards"] = len(self._index.empty_shards)
+        return EpochBatches(self, reading)
+
+    def close(self) -> None:
+        """Throws away what was primed."""
+        while self._primed:
+            self._primed.popitem()[1].close()
+
+    def _key(self, epoch: int) -> tuple[int, int]:
+        """The epoch, and the batch it begins with."""
+        resume = self._resume
+        return epoch, resume["step"] if resume is not None and resume["epoch"] == epoch else 0
+
+    def _begin(self, key: tuple[int, int], before: "ReadAhead[_Made] | None") -> "ReadAhead[_Made]":
+        name = f"read-{self._order['split']}"
+        reading = ReadAhead(lambda: self._read(*key), self._prefetch, name, before)
+        self._latest = reading
+        return reading
+
+    def _take(self, made: "_Made") -> Batch:
+        """Enters a batch that is handed out into the books."""
+        self.counters.update(made.counters)
+        self._cursor = made.batch.cursor
+        if made.lost:
+            self.lost.count(made.lost)
+        return made.batch
 
     def _cursor_at(self, epoch: int, step: int) -> dict[str, Any]:
         return {"epoch": epoch, "step": step, **self._order}
 
-    def _read(self, epoch: int, first: int) -> Generator[Batch, None, None]:
+    def _read(self, epoch: int, first: int) -> Generator["_Made", None, None]:
         """Batches from number ``first`` on, in the calling thread."""
-        self.counters["empty_shards"] = len(self._index.empty_shards)
-        reader = ShardReader(
-            self._folder,
+        counters: Counter[str] = Counter()
+        encoder = RowEncoder(
+            self._transforms,
+            self._targets,
             self._index,
-            self._encoder.columns,
-            self._string_columns,
+            self._store.name_of,
+            self.lost,
+            counters,
+            self._keys,
+        )
+        files = ShardFiles(
+            self._store,
+            self._index,
+            self._types,
+            self._transforms.string_columns,
+            # Once read to the end, pages need no check, unless what is void depends on it.
+            verify=self.lost.faults.skips or not self._read_through,
+            retry=self._retry,
+            counters=counters,
+        )
+        reader = ShardReader(
+            files,
+            self._index,
+            list(self._types),
             len(self._streams),
-            self.counters,
+            self.lost,
+            encoder.inspect,
+            counters,
         )
         try:
             position = first * self._rows_each
             alone = self._rows_each if self._rows_each == self.local_batch_size else None
             walks = [
-                _Walk(stream_rows(plan, reader, self._encoder, position, alone))
+                Walk(stream_rows(plan, reader, encoder, position, alone))
                 for plan in self._plan.epoch(epoch, self._streams)
             ]
             for step in range(first, self.steps):
@@ -189,45 +243,49 @@ class BatchLoader:
                 for number, walk in enumerate(walks):
                     segments += walk.take(self._rows_each, number * self._rows_each)
                 batch = self._collate(segments, self._cursor_at(epoch, step + 1))
-                self.counters["rows"] += batch.rows
-                yield batch.pin_memory() if self._pin_memory else batch
+                if self._pin_memory:
+                    batch = batch.pin_memory()
+                lost = void_rows_by_code((s.rows, s.start, s.stop) for s in segments)
+                seen = Counter({"rows": batch.rows, **counters})
+                counters.clear()
+                yield _Made(batch, seen, lost)
+            self._read_through = True
         finally:
             reader.close()
 
 
-class _Walk:
-    """Hands out a stream's encoded rows in equal amounts."""
+@dataclass(frozen=True)
+class _Made:
+    """A batch, what was seen since the one before it, and its void rows by code."""
 
-    def __init__(self, pieces: Iterator[EncodedRows]) -> None:
-        self._pieces = pieces
-        self._rows: EncodedRows | None = None
-        self._next = 0
-
-    def take(self, rows: int, at: int) -> list[Segment]:
-        """The next ``rows`` rows, to become rows ``at`` … of a batch; fewer at the end."""
-        segments: list[Segment] = []
-        while rows:
-            if self._rows is None or self._next == self._rows.rows:
-                # Dropped first: the old block is garbage before the new one is made.
-                self._rows, self._next = None, 0
-                self._rows = next(self._pieces, None)
-                if self._rows is None:
-                    break
-                continue
-            stop = min(self._next + rows, self._rows.rows)
-            segments.append(Segment(self._rows, self._next, stop, at))
-            rows -= stop - self._next
-            at += stop - self._next
-            self._next = stop
-        return segments
+    batch: Batch
+    counters: Counter[str]
+    lost: Counter[int]
 
 
-def _put(target: "queue.Queue[Any]", item: Any, stop: threading.Event) -> bool:
-    """Waits for room; gives up once the consumer has left."""
-    while not stop.is_set():
+class EpochBatches(Iterator[Batch]):
+    """The batches of an epoch, in order; ``close`` (or dropping it) ends the reading."""
+
+    def __init__(self, loader: BatchLoader, reading: ReadAhead[_Made]) -> None:
+        self._loader = loader
+        self._reading = reading
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        """Raises DatasetError where the data cannot be used, or too much of it is lost."""
         try:
-            target.put(item, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
+            made = self._reading.get()
+            if made is not None:
+                return self._loader._take(made)
+        except BaseException:
+            self.close()
+            raise
+        raise StopIteration
+
+    def close(self) -> None:
+        self._reading.close()
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,4 +1,4 @@
-"""From an id to its table row: vocabulary, hash or identity."""
+"""From an id to its table row: vocabulary, hash or identity; or to the key of a map of ids."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.data.hashing import hash_integers, hash_strings, reduce_to_rows
+from pipeline.data.hashing import hash_integers, hash_strings, mix, reduce_to_rows
 
 MISSING_ROW = 0
 UNKNOWN_ROW = 1
@@ -16,6 +16,7 @@ LARGEST_TABLE = 1 << 31
 # A direct table may be this many times larger than the vocabulary, and this large in any case.
 _DIRECT_FACTOR = 8
 _DIRECT_MINIMUM = 1 << 16
+_LARGEST_KEY = np.uint64((1 << 63) - 2)
 # Up to this many ids, binary search beats a hash table's cost per call.
 _SMALL = 4096
 
@@ -70,15 +71,36 @@ class IdentityLookup:
             np.copyto(out, keys, casting="unsafe")
         return 0
 
-    def first_outside(self, keys: np.ndarray) -> int | None:
-        """Position of the first id that is no row of the table, or None."""
+    def outside(self, keys: np.ndarray) -> np.ndarray | None:
+        """Positions of the ids that are no rows of the table; None where there are none."""
         unsigned = keys.view(np.uint64)  # negative ids become huge ones
         if not keys.size or int(unsigned.max()) < self.table_rows:
             return None
-        return int(np.argmax(unsigned >= self.table_rows))
+        return np.flatnonzero(unsigned >= self.table_rows)
 
 
-Lookup = VocabularyLookup | HashLookup | IdentityLookup
+class KeyLookup:
+    """Every id as a 63-bit key, which the model itself maps to a row of the table.
+
+    The key is the upper 63 bits of the id's hash: maps of ids take keys from 0 to 2^63 - 2, spread
+    evenly. Two distinct ids have the same key with probability 2^-63. A missing id has key 0
+    (``MISSING_ROW``) and is mapped like any other.
+    """
+
+    def __init__(self, table_rows: int) -> None:
+        self.table_rows = table_rows
+
+    def rows_of(self, keys: np.ndarray, out: np.ndarray) -> int:
+        return self.rows_of_hashed(mix(keys.view(np.uint64)), out)
+
+    def rows_of_hashed(self, hashes: np.ndarray, out: np.ndarray) -> int:
+        """The same for strings, whose keys are hashes already."""
+        assert out.dtype == np.int64, out.dtype
+        np.copyto(out, np.minimum(hashes >> np.uint64(1), _LARGEST_KEY).view(np.int64))
+        return 0
+
+
+Lookup = VocabularyLookup | HashLookup | IdentityLookup | KeyLookup
 
 
 def _fastest(keys: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -38,6 +38,7 @@ class SplitIndex:
         paths: shard files, relative to the dataset.
         group_start: int64 (G + 1,), first row of each row group in file order, then the total.
         group_shard: int32 (G,), its file; group_number: int32 (G,), its number in that file.
+        shard_bytes: size of each file, 0 = not known.
         empty_shards: files without rows.
     """
 
@@ -57,6 +58,7 @@ class SplitIndex:
             np.int32
         )
         self.group_start = np.concatenate([[0], np.cumsum(rows)])
+        self.shard_bytes = [shard.bytes for shard in shards]
         self.empty_shards = [shard.path for shard in shards if shard.rows == 0]
         if self.rows == 0:
             raise DatasetError(
@@ -71,6 +73,16 @@ class SplitIndex:
     def group_of(self, row: int) -> int:
         """The row group that holds a row (empty ones hold none)."""
         return int(np.searchsorted(self.group_start, row, side="right")) - 1
+
+    def groups_of(self, rows: np.ndarray) -> np.ndarray:
+        """int64, the row group of each row."""
+        return np.searchsorted(self.group_start, rows, side="right") - 1
+
+    def group_rows(self, shard: int) -> list[int]:
+        """Rows of each row group of a file."""
+        low, high = self.shard_first_group[shard : shard + 2]
+        rows: list[int] = np.diff(self.group_start[low : high + 1]).tolist()
+        return rows
 
     def place(self, row: int) -> tuple[str, int, int]:
         """(file, row group in it, row in that group) of a row in file order."""

@@ -1,52 +1,16 @@
 """One logical stream: its rows of an epoch, encoded, in training order, from any position."""
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from pipeline.data.batch import Segment
 from pipeline.data.encoded import EncodedRows, Span, gather_rows
-from pipeline.data.faults import BadColumnError, BadValueError
-from pipeline.data.manifest import DatasetError
-from pipeline.data.plan import SplitIndex, StreamPlan
-from pipeline.data.reader import Piece, ShardReader
-from pipeline.data.targets import TargetEncoder
-from pipeline.data.transforms import FeatureTransforms
-
-
-class RowEncoder:
-    """Raw rows → EncodedRows: features, labels and weights, with faults placed in their file."""
-
-    def __init__(
-        self,
-        transforms: FeatureTransforms,
-        targets: TargetEncoder,
-        index: SplitIndex,
-        folder: str,
-        counters: Counter[str],
-    ) -> None:
-        self._transforms = transforms
-        self._targets = targets
-        self._index = index
-        self._folder = folder
-        self._counters = counters
-        self.columns = list(dict.fromkeys([*transforms.columns, *targets.columns]))
-
-    def __call__(self, piece: Piece, ids: type[np.signedinteger[Any]] = np.int32) -> EncodedRows:
-        try:
-            features = self._transforms.encode(piece.batch, self._counters, ids)
-            labels_BT, weights_BT = self._targets.encode(piece.batch)
-        except BadValueError as fault:
-            path, group, row = self._index.place(piece.split_row(fault.row))
-            raise DatasetError(
-                f"{self._folder}/{path}: row group {group}, column {fault.column!r}, row {row}: "
-                f"{fault.problem}"
-            ) from None
-        except BadColumnError as fault:
-            path, _, _ = self._index.place(piece.split_row(0))
-            raise DatasetError(f"{self._folder}/{path}: {fault}") from None
-        return EncodedRows(features, labels_BT, weights_BT)
+from pipeline.data.pieces import Piece
+from pipeline.data.plan import StreamPlan
+from pipeline.data.reader import ShardReader
+from pipeline.data.row_encoder import RowEncoder
 
 
 def stream_rows(
@@ -91,6 +55,33 @@ def _walk(plan: StreamPlan, reader: ShardReader, position: int) -> Iterator[Piec
     for number in range(unit, plan.unit_first.size):
         yield from reader.read(int(plan.unit_first[number]) + skip, int(plan.unit_stop[number]))
         skip = 0
+
+
+class Walk:
+    """Hands out a stream's encoded rows in equal amounts."""
+
+    def __init__(self, pieces: Iterator[EncodedRows]) -> None:
+        self._pieces = pieces
+        self._rows: EncodedRows | None = None
+        self._next = 0
+
+    def take(self, rows: int, at: int) -> list[Segment]:
+        """The next ``rows`` rows, to become rows ``at`` … of a batch; fewer at the end."""
+        segments: list[Segment] = []
+        while rows:
+            if self._rows is None or self._next == self._rows.rows:
+                # Dropped first: the old block is garbage before the new one is made.
+                self._rows, self._next = None, 0
+                self._rows = next(self._pieces, None)
+                if self._rows is None:
+                    break
+                continue
+            stop = min(self._next + rows, self._rows.rows)
+            segments.append(Segment(self._rows, self._next, stop, at))
+            rows -= stop - self._next
+            at += stop - self._next
+            self._next = stop
+        return segments
 
 
 class _Sliceable(Protocol):

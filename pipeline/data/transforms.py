@@ -1,13 +1,14 @@
 """Feature transforms: raw columns → table rows and numbers, the same in training and serving.
 
-A :class:`FeatureTransforms` is fitted on a prepared dataset, saved beside the model as JSON and
-Parquet, and encodes raw Arrow rows with the same code wherever it runs.
+A :class:`FeatureTransforms` is fitted on a prepared dataset (``fitting.fit_transforms``), saved
+beside the model as JSON and Parquet, and encodes raw Arrow rows with the same code wherever it
+runs.
 """
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config.features import FeaturesConfig
+from pipeline.config.features import Eviction
 from pipeline.data.categorical import CategoricalEncoder
 from pipeline.data.columns import matrix_of, one_batch
+from pipeline.data.crosses import CrossEncoder, CrossEncoders
 from pipeline.data.encoded import EncodedFeatures
-from pipeline.data.lookup import HashLookup, IdentityLookup, Lookup, VocabularyLookup
+from pipeline.data.lookup import HashLookup, IdentityLookup, KeyLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import DatasetError
 from pipeline.data.numeric import NumericEncoder, NumericEncoders
 
 STATE_NAME = "transforms.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class IdMap:
+    """How the map of a zero_collision feature lives; see ``ple.managed_ids``."""
+
+    eviction: Eviction
+    interval: int
+    buckets: int
 
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """One embedding table the encoded ids index: its KJT key is ``feature``."""
+    """One embedding table the encoded ids index: its KJT key is ``feature``.
+
+    With a ``map`` the ids are keys of 63 bits, which the model maps to the rows.
+    """
 
     name: str
     feature: str
@@ -37,14 +51,15 @@ class EmbeddingTable:
     dim: int
     pooling: str = "sum"
     weighted: bool = False
+    map: IdMap | None = None
 
 
 class FeatureTransforms:
     """Encoders of all features, in config order.
 
     Attributes:
-        categorical: encoders of id columns; numeric: encoders of number columns.
-        tables: one per categorical feature, then one per numeric feature with buckets.
+        categorical: encoders of id columns; crosses: of pairs of them; numeric: of number columns.
+        tables: one per categorical feature, one per cross, one per numeric feature with buckets.
         dense_names: the columns of dense_BN.
         columns: the raw columns needed.
         counters: what ``encode`` saw, by ``column/kind``: ``missing``, ``unknown_ids``,
@@ -57,40 +72,34 @@ class FeatureTransforms:
         categorical: tuple[CategoricalEncoder, ...],
         numeric: tuple[NumericEncoder, ...],
         tables: tuple[EmbeddingTable, ...],
+        crosses: tuple[CrossEncoder, ...] = (),
     ) -> None:
         self.categorical = categorical
+        self.crosses = crosses
         self.numeric = numeric
         self.tables = tables
         self._numbers = NumericEncoders(numeric)
         self.dense_names = self._numbers.dense_names
         weights = [encoder.weights for encoder in categorical if encoder.weights is not None]
         names = [encoder.name for encoder in categorical] + [encoder.name for encoder in numeric]
-        self.columns = tuple(dict.fromkeys([*names, *weights]))
+        self._crosses = CrossEncoders(crosses)
+        self.columns = tuple(dict.fromkeys([*names, *weights, *self._crosses.columns]))
         self.counters: Counter[str] = Counter()
         self._lists = tuple(encoder for encoder in categorical if encoder.is_list)
         self._bucket_columns = tuple(e.name for e in numeric if e.edges is not None)
         self._single = tuple(encoder for encoder in categorical if not encoder.is_list)
-        self._integers = _integer_columns(self._single) if not self._bucket_columns else None
+        only_ids = not self._bucket_columns and not crosses
+        self._integers = _integer_columns(self._single) if only_ids else None
+        self._wide = any(isinstance(e.lookup, KeyLookup) for e in categorical)
         self._identity_limit = np.array(
             [e.lookup.table_rows if e.kind == "identity" else 0 for e in self._single], np.uint64
         )
 
-    @staticmethod
-    def fit(features: FeaturesConfig, dataset_folder: str | Path) -> "FeatureTransforms":
-        """Builds the transforms from a dataset's manifest, statistics and vocabularies.
-
-        Raises:
-            ConfigError: a feature's options do not fit its column.
-            DatasetError: the dataset lacks what a feature needs.
-        """
-        from pipeline.data.fitting import fit_transforms
-
-        return fit_transforms(features, dataset_folder)
-
     @property
     def single_features(self) -> tuple[str, ...]:
-        """KJT keys of the rows of ids_FB: single-valued ids, then buckets."""
-        return tuple(e.name for e in self._single) + tuple(map(bucket_name, self._bucket_columns))
+        """KJT keys of the rows of ids_FB: single-valued ids, crosses, buckets."""
+        ids = [encoder.name for encoder in self._single] + [cross.name for cross in self.crosses]
+        return tuple(ids) + tuple(map(bucket_name, self._bucket_columns))
 
     @property
     def list_features(self) -> tuple[str, ...]:
@@ -100,7 +109,12 @@ class FeatureTransforms:
     @property
     def string_columns(self) -> tuple[str, ...]:
         """Columns best read as Arrow dictionaries: each distinct string is hashed once."""
-        return tuple(e.name for e in self._single if not pa.types.is_integer(e.type))
+        own = [e.name for e in self._single if not pa.types.is_integer(e.type)]
+        return tuple(dict.fromkeys([*own, *self._crosses.string_columns]))
+
+    def id_kind(self, wanted: type[np.signedinteger[Any]]) -> type[np.signedinteger[Any]]:
+        """The integers ``encode`` makes where ``wanted`` are asked for."""
+        return np.int64 if self._wide else wanted
 
     def encode(
         self,
@@ -113,23 +127,27 @@ class FeatureTransforms:
         Args:
             rows: B rows, with columns of the fitted types or types that cast to them.
             counters: counts what is missing, unknown or dropped; absent = :attr:`counters`.
-            ids: int64, or int32 where the encoded rows wait to be shuffled.
+            ids: int64, or int32 where the encoded rows wait to be shuffled (which a zero_collision
+                feature overrules: its keys need int64).
 
         Raises:
             DatasetError: a column is absent or does not convert, or a value cannot be used.
         """
         counters = self.counters if counters is None else counters
+        ids = self.id_kind(ids)
         batch = one_batch(rows)
         ids_FB, has_absent = self._encode_single(batch, counters, ids)
         ragged = tuple(encoder.encode_lists(batch, counters, ids) for encoder in self._lists)
-        buckets = dict(zip(self._bucket_columns, ids_FB[len(self._single) :], strict=True))
+        first_bucket = len(self._single) + len(self.crosses)
+        self._crosses.encode(batch, list(ids_FB[len(self._single) : first_bucket]), counters)
+        buckets = dict(zip(self._bucket_columns, ids_FB[first_bucket:], strict=True))
         dense_BN = self._numbers.encode(batch, buckets, counters)
         return EncodedFeatures(ids_FB, has_absent, ragged, dense_BN)
 
     def _encode_single(
         self, batch: pa.RecordBatch, counters: Counter[str], ids: type[np.signedinteger[Any]]
     ) -> tuple[np.ndarray, bool]:
-        """ids_FB, the buckets' rows still unset, and whether any id is absent."""
+        """ids_FB, the rows of crosses and buckets still unset, and whether any id is absent."""
         if self._integers is not None and ids is np.int64:
             keys_FB = matrix_of(batch, self._integers, pa.int64())
             if keys_FB is not None:
@@ -140,7 +158,7 @@ class FeatureTransforms:
                     if not done:
                         encoder.encode_keys(keys_B, keys_B, counters)
                 return keys_FB, False
-        ids_FB = np.empty((len(self._single) + len(self._bucket_columns), batch.num_rows), ids)
+        ids_FB = np.empty((len(self.single_features), batch.num_rows), ids)
         absent = [
             encoder.encode_single(batch, ids_B, counters)
             for encoder, ids_B in zip(self._single, ids_FB, strict=False)
@@ -180,8 +198,12 @@ class FeatureTransforms:
         state = {
             "format_version": FORMAT_VERSION,
             "categorical": categorical,
+            "crosses": [
+                {**vars(encoder), "types": [str(kind) for kind in encoder.types]}
+                for encoder in self.crosses
+            ],
             "numeric": [_numeric_state(encoder) for encoder in self.numeric],
-            "tables": [vars(table) for table in self.tables],
+            "tables": [asdict(table) for table in self.tables],
         }
         (folder / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n")
 
@@ -199,7 +221,8 @@ class FeatureTransforms:
         return FeatureTransforms(
             tuple(_load_categorical(tree, folder) for tree in state["categorical"]),
             tuple(_load_numeric(tree) for tree in state["numeric"]),
-            tuple(EmbeddingTable(**tree) for tree in state["tables"]),
+            tuple(_load_table(tree) for tree in state["tables"]),
+            tuple(_load_cross(tree) for tree in state["crosses"]),
         )
 
 
@@ -225,10 +248,8 @@ def _load_categorical(tree: dict[str, Any], folder: Path) -> CategoricalEncoder:
     if tree["kind"] == "vocabulary":
         values = pq.read_table(folder / tree["vocabulary"])["value"].combine_chunks()
         lookup = VocabularyLookup(values)
-    elif tree["kind"] == "hash":
-        lookup = HashLookup(tree["table_rows"])
     else:
-        lookup = IdentityLookup(tree["table_rows"])
+        lookup = _LOOKUPS[tree["kind"]](tree["table_rows"])
     return CategoricalEncoder(
         name=tree["name"],
         kind=tree["kind"],
@@ -240,9 +261,25 @@ def _load_categorical(tree: dict[str, Any], folder: Path) -> CategoricalEncoder:
     )
 
 
+def _load_cross(tree: dict[str, Any]) -> CrossEncoder:
+    first, second = tree["columns"]
+    kinds = [_TYPE_OF[kind] for kind in tree["types"]]
+    return CrossEncoder(tree["name"], (first, second), (kinds[0], kinds[1]), tree["table_rows"])
+
+
+def _load_table(tree: dict[str, Any]) -> EmbeddingTable:
+    map_ = tree["map"]
+    return EmbeddingTable(**{**tree, "map": None if map_ is None else IdMap(**map_)})
+
+
 def _load_numeric(tree: dict[str, Any]) -> NumericEncoder:
     edges = None if tree["edges"] is None else np.array(tree["edges"], np.float64)
     return NumericEncoder(**{**tree, "type": _TYPE_OF[tree["type"]], "edges": edges})
 
 
 _TYPE_OF = {str(kind): kind for kind in (pa.int64(), pa.string(), pa.float32(), pa.float64())}
+_LOOKUPS: dict[str, Callable[[int], Lookup]] = {
+    "hash": HashLookup,
+    "identity": IdentityLookup,
+    "zero_collision": KeyLookup,
+}

@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from pipeline.config import ConfigError
 from pipeline.config.tasks import TaskConfig
 from pipeline.evaluation.metrics import Metrics
-from pipeline.evaluation.scores import BINARY
 
 # True = higher is better. Calibration has no direction (1 is best), so nothing is selected by it.
-_BINARY_DIRECTIONS = {"auc": True, "logloss": False, "normalized_entropy": False}
-_REGRESSION_DIRECTIONS = {"rmse": False, "mae": False, "r2": True}
+BINARY_DIRECTIONS = {
+    "auc": True,
+    "pr_auc": True,
+    "logloss": False,
+    "normalized_entropy": False,
+    "ece": False,
+}
+GROUPED_DIRECTIONS = {"gauc": True}  # of binary tasks, with evaluation.group_by
+LOSS_DIRECTIONS = {
+    "quantile": {"pinball": False},
+    "ordinal": {"loss": False, "accuracy": True},
+    "ziln": {"loss": False, "nonzero_auc": True},
+    "huber": {"loss": False},
+}
+REGRESSION_DIRECTIONS = {"rmse": False, "mae": False, "r2": True, "xauc": True}
 
 
 @dataclass(frozen=True)
@@ -19,7 +31,7 @@ class SelectionMetric:
     """One number per evaluation, and which way it improves.
 
     Attributes:
-        name: ``mean_auc``, ``joint_loss`` or ``TASK/METRIC``.
+        name: ``mean_auc``, ``mean_gauc``, ``joint_loss`` or ``TASK/METRIC``.
         higher_is_better: direction.
         tasks: the experiment's tasks.
     """
@@ -31,14 +43,15 @@ class SelectionMetric:
     def value(self, metrics: dict[str, Metrics]) -> float:
         """The number, from MetricSet.compute() of the validation split.
 
-        ``mean_auc`` is the mean over binary tasks that have both classes in the split;
-        ``joint_loss`` is Σ ω·L with log loss and mean squared error.
+        ``mean_auc`` and ``mean_gauc`` are means over binary tasks where they are defined;
+        ``joint_loss`` is Σ ω·L with the log loss of probabilities, the mean squared error, and the
+        mean of the other losses.
 
         Raises:
             ConfigError: the metric is undefined on this split (one class only, no rows).
         """
-        if self.name == "mean_auc":
-            return self._mean_auc(metrics)
+        if self.name in ("mean_auc", "mean_gauc"):
+            return self._mean(self.name.removeprefix("mean_"), metrics)
         if self.name == "joint_loss":
             return sum(t.weight * self._loss(metrics, t) for t in self.tasks)
         task, _, metric = self.name.rpartition("/")
@@ -52,21 +65,23 @@ class SelectionMetric:
             return True
         return value > best if self.higher_is_better else value < best
 
-    def _mean_auc(self, metrics: dict[str, Metrics]) -> float:
-        binary = [t.name for t in self.tasks if t.loss == BINARY]
-        defined = [a for a in (metrics[t]["auc"] for t in binary) if isinstance(a, float)]
+    def _mean(self, metric: str, metrics: dict[str, Metrics]) -> float:
+        binary = [t.name for t in self.tasks if t.is_binary]
+        defined = [a for a in (metrics[t][metric] for t in binary) if isinstance(a, float)]
         if not defined:
-            reasons = "; ".join(f"{t}: {metrics[t].get('auc_undefined')}" for t in binary)
+            reasons = "; ".join(f"{t}: {metrics[t].get(f'{metric}_undefined')}" for t in binary)
             raise ConfigError(
-                f"train.early_stopping.metric mean_auc is undefined on the valid split "
+                f"train.early_stopping.metric {self.name} is undefined on the valid split "
                 f"({reasons}); choose joint_loss, or a split with both classes"
             )
         return sum(defined) / len(defined)
 
     def _loss(self, metrics: dict[str, Metrics], task: TaskConfig) -> float:
-        if task.loss == BINARY:
+        if task.is_binary:
             return self._number(metrics, task.name, "logloss")
-        return self._number(metrics, task.name, "rmse") ** 2
+        if task.loss == "squared_error":
+            return self._number(metrics, task.name, "rmse") ** 2
+        return self._number(metrics, task.name, "pinball" if task.loss == "quantile" else "loss")
 
     def _number(self, metrics: dict[str, Metrics], task: str, metric: str) -> float:
         value = metrics[task][metric]
@@ -79,20 +94,42 @@ class SelectionMetric:
         )
 
 
-def selection_metric(name: str, tasks: Sequence[TaskConfig]) -> SelectionMetric:
+def directions_of(task: TaskConfig, grouped: bool = False) -> dict[str, bool]:
+    """The metrics a task can be judged by; true = higher is better.
+
+    Args:
+        task: the task.
+        grouped: whether ``evaluation.group_by`` is set.
+    """
+    if not task.is_binary:
+        return REGRESSION_DIRECTIONS | LOSS_DIRECTIONS.get(task.loss, {})
+    return BINARY_DIRECTIONS | GROUPED_DIRECTIONS if grouped else BINARY_DIRECTIONS
+
+
+def selection_metric(
+    name: str, tasks: Sequence[TaskConfig], grouped: bool = False
+) -> SelectionMetric:
     """Resolves ``train.early_stopping.metric``.
+
+    Args:
+        name: the setting.
+        tasks: the experiment's tasks.
+        grouped: whether ``evaluation.group_by`` is set.
 
     Raises:
         ConfigError: no such metric for these tasks; the message lists the valid names.
     """
-    directions = {"mean_auc": True} if any(t.loss == BINARY for t in tasks) else {}
-    directions["joint_loss"] = False
+    directions = {"joint_loss": False}
+    if any(t.is_binary for t in tasks):
+        directions |= {"mean_auc": True, **({"mean_gauc": True} if grouped else {})}
     for task in tasks:
-        own = _BINARY_DIRECTIONS if task.loss == BINARY else _REGRESSION_DIRECTIONS
+        own = directions_of(task, grouped)
         directions |= {f"{task.name}/{metric}": higher for metric, higher in own.items()}
     if name not in directions:
+        hint = " (set evaluation.group_by for gauc)" if "gauc" in name and not grouped else ""
         raise ConfigError(
             f"train.early_stopping.metric: {name!r} is none of {', '.join(sorted(directions))}"
+            + hint
         )
     return SelectionMetric(name, directions[name], tuple(tasks))
 

@@ -2,7 +2,7 @@
 
 Uses the transforms, batch and model code of training, on the CPU, without Ray.
 
-B rows of a batch, T tasks.
+B rows of a batch, T tasks, O outputs of all towers.
 """
 
 import json
@@ -22,7 +22,7 @@ from pipeline.data.batch import Batch, Collator, Segment
 from pipeline.data.encoded import EncodedRows
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.scores import score
-from pipeline.model import build_ranker
+from pipeline.model import build_heads, build_ranker
 from pipeline.registry.columns import arrow_schema, arrow_table
 
 BUNDLE_VERSION = 1
@@ -56,6 +56,7 @@ class RowScorer:
         self.task_names = tuple(task.name for task in experiment.tasks)
         self._transforms = transforms
         self._ranker = ranker.eval()
+        self._heads = build_heads(experiment.tasks)
 
     @classmethod
     def load(cls, folder: str | Path) -> "RowScorer":
@@ -92,8 +93,9 @@ class RowScorer:
     @torch.inference_mode()
     def _score_chunk(self, rows: pa.Table) -> np.ndarray:
         batch = self._batch(rows)
-        logits_BT = self._ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
-        scores_BT: np.ndarray = score(logits_BT.double(), self.experiment.tasks).numpy()
+        outputs_BO = self._ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
+        predictions_BT = self._heads.predictions(outputs_BO.double())
+        scores_BT: np.ndarray = score(predictions_BT, self.experiment.tasks).numpy()
         return scores_BT
 
     def _batch(self, rows: pa.Table) -> Batch:

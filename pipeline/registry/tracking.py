@@ -166,6 +166,12 @@ class Tracker:
         with self.errors(f"store {file}"):
             self.client.log_text(self.run_id, text, file)
 
+    def log_files(self, folder: Path, place: str) -> None:
+        """Stores the files of a folder, if it is there, under `place` among the artifacts."""
+        if folder.is_dir():
+            with self.errors(f"store {place}"):
+                self.client.log_artifacts(self.run_id, str(folder), place)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         with self.errors("set tags"):
             self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])

@@ -1,6 +1,5 @@
 """Tracking URIs: the default store, whether a server answers, and texts without passwords."""
 
-import re
 import socket
 import ssl
 import urllib.error
@@ -14,19 +13,14 @@ from urllib.parse import urlsplit
 from mlflow.exceptions import MlflowException
 
 from pipeline.config import Experiment
+from pipeline.config.locations import mask
 
 TIMEOUT_SECONDS = 4.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_USERINFO = re.compile(r"(\w[\w+.-]*://)[^/@\s]+@")
 
 
 class TrackingError(ValueError):
     """MLflow cannot be used as configured; the message names the URI and what to do."""
-
-
-def mask(text: str) -> str:
-    """`text` with user and password of every URI in it replaced by ``***``."""
-    return _USERINFO.sub(r"\1***@", text)
 
 
 def local_store(experiment: Experiment) -> Path | None:

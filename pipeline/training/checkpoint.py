@@ -1,8 +1,9 @@
 """Sharded checkpoints of the weights: written whole, made visible by one atomic rename."""
 
+import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ class BestWeights:
 
     Every rank writes its own shards into the shared folder; the previous checkpoint goes only
     after the new one is complete.
+
+    Args:
+        folder: shared by all workers.
+        plan: the sharding plan, left beside the weights.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plan: Mapping[str, Any] | None = None) -> None:
         self._folder = folder
+        self._plan = plan
         self.path: Path | None = None
 
     def save(self, model: nn.Module, step: int) -> Path:
@@ -35,6 +41,8 @@ class BestWeights:
         with _quiet():
             dcp.save({"model": model.state_dict()}, checkpoint_id=str(partial))
         if dist.get_rank() == 0:
+            if self._plan is not None:
+                (partial / "sharding_plan.json").write_text(json.dumps(self._plan, indent=1) + "\n")
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             if self.path is not None and self.path != final:

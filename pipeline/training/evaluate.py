@@ -1,70 +1,136 @@
-"""Scores one split with the weights in force: metrics per task, and how gates use experts.
+"""Scores one split with the weights in force: metrics per task, and what gates and experts do.
 
-Legend: B rows of a batch, T tasks, E experts a gate mixes.
+Legend: B rows of a batch, T tasks, O outputs of all towers.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torchrec.distributed import DistributedModelParallel
 
+import ple
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.loader import BatchLoader
-from pipeline.evaluation.metrics import MetricSet
+from pipeline.evaluation.diagnostics import Diagnostics, DiagnosticsCollector
+from pipeline.evaluation.metrics import MetricOptions, MetricSet
+from pipeline.model import build_heads
 from pipeline.training.errors import TrainingError
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: BatchLoader, tasks: list[TaskConfig], device: torch.device
-) -> dict[str, dict[str, Any]]:
-    """Metrics by task over the whole split, the same on every worker. All ranks must call it."""
-    metrics = MetricSet(tasks, device=device)
-    model.eval()
-    for batch in loader.epoch(0):
-        batch = batch.to(device)
-        logits_BT = model(batch.ids, batch.weighted_ids, batch.dense_BN)
-        metrics.update(logits_BT, batch.labels_BT, batch.weights_BT)
-    model.train()
-    metrics.reduce()
-    computed = metrics.compute()
-    for task, values in computed.items():
-        if values.get("non_finite"):
-            raise TrainingError(
-                f"task {task!r}: {values['non_finite']} rows of the evaluated split have a score "
-                "that is not finite; lower the learning rates or set dense_optimizer.clip_norm"
-            )
-    return computed
+class Evaluator:
+    """Evaluates a model.
 
-
-@torch.no_grad()
-def gate_utilisation(
-    model: nn.Module, loader: BatchLoader, device: torch.device
-) -> list[list[list[float]]]:
-    """Mean weight each gate gives each expert: level → stream (tasks, then shared) → expert.
-
-    Means are over the rows of the split that lie in some task's sample space.
+    Args:
+        model: the sharded ranker.
+        tasks: its tasks.
+        options: what is measured besides the tasks' own metrics.
+        device: of the model.
     """
-    sums: list[list[Tensor]] = []
-    rows = torch.zeros(1, device=device, dtype=torch.float64)
+
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        tasks: Sequence[TaskConfig],
+        options: MetricOptions,
+        device: torch.device,
+    ) -> None:
+        self._model, self._tasks, self._heads = model, list(tasks), build_heads(tasks)
+        self._options, self._device = options, device
+
+    def __call__(self, loader: BatchLoader) -> dict[str, dict[str, Any]]:
+        """Metrics by task over the whole split, the same on every worker. All ranks must call it.
+
+        Raises:
+            TrainingError: a score is not finite.
+        """
+        return self._run(loader, None)
+
+    def with_diagnostics(
+        self, loader: BatchLoader
+    ) -> tuple[dict[str, dict[str, Any]], Diagnostics]:
+        """The same, and in the same pass what gates and experts do.
+
+        Rows count for diagnostics where they lie in some task's sample space.
+        """
+        collector = DiagnosticsCollector(self._model.module, self._device)
+        with collector.watching():
+            metrics = self._run(loader, collector)
+        return metrics, collector.reduce()
+
+    @torch.no_grad()
+    def _run(
+        self, loader: BatchLoader, collector: DiagnosticsCollector | None
+    ) -> dict[str, dict[str, Any]]:
+        # Made anew each time: between evaluations its memory is training's.
+        metrics = MetricSet(self._tasks, self._device, self._options)
+        losses = _OtherLosses(self._tasks, self._heads, self._device)
+        with _evaluating(self._model):
+            for batch in loader.epoch(0):
+                batch = batch.to(self._device)
+                features = batch.ids, batch.weighted_ids, batch.dense_BN
+                if collector is None:
+                    outputs_BO = self._model(*features)
+                else:
+                    collector.begin((batch.weights_BT > 0).any(1))
+                    outputs_BO, gates = self._model(*features, return_gates=True)
+                    collector.add(gates)
+                targets = batch.labels_BT, batch.weights_BT
+                predictions_BT = self._heads.predictions(outputs_BO)
+                metrics.update(predictions_BT, *targets, batch.keys_BK)
+                losses.update(outputs_BO, *targets)
+        metrics.reduce()
+        computed = metrics.compute()
+        for task, loss in losses.means().items():
+            computed[task]["loss"] = loss
+        for task, values in computed.items():
+            if values.get("non_finite"):
+                raise TrainingError(
+                    f"task {task!r}: {values['non_finite']} rows of the evaluated split have a "
+                    "score that is not finite; lower the learning rates or set "
+                    "dense_optimizer.clip_norm"
+                )
+        return computed
+
+
+class _OtherLosses:
+    """Mean loss of the tasks whose loss is no metric: it is made of more than their prediction."""
+
+    def __init__(self, tasks: Sequence[TaskConfig], heads: ple.Heads, device: torch.device) -> None:
+        self._heads = heads
+        self._tasks = [
+            (number, task.name)
+            for number, task in enumerate(tasks)
+            if task.loss in ("huber", "ziln", "ordinal")
+        ]
+        self._sums_2T = torch.zeros(2, len(self._tasks), dtype=torch.float64, device=device)
+
+    def update(self, outputs_BO: Tensor, labels_BT: Tensor, weights_BT: Tensor) -> None:
+        for column, (number, _) in enumerate(self._tasks):
+            labels_B, weights_B = labels_BT[:, number], weights_BT[:, number]
+            loss = self._heads.own_loss(number, outputs_BO.double(), labels_B, weights_B)
+            self._sums_2T[:, column] += torch.stack([loss, weights_B.sum().double()])
+
+    def means(self) -> dict[str, float | None]:
+        """Over all workers; None without rows."""
+        if not self._tasks:
+            return {}
+        if dist.is_initialized():
+            dist.all_reduce(self._sums_2T)
+        sums, weights = self._sums_2T.tolist()
+        return {
+            name: sums[column] / weights[column] if weights[column] else None
+            for column, (_, name) in enumerate(self._tasks)
+        }
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     model.eval()
-    for batch in loader.epoch(0):
-        batch = batch.to(device)
-        _, gates = model(batch.ids, batch.weighted_ids, batch.dense_BN, return_gates=True)
-        real_B = (batch.weights_BT > 0).any(1)
-        rows += real_B.sum()
-        totals = [[gate_BE[real_B].double().sum(0) for gate_BE in level] for level in gates]
-        sums = totals if not sums else _added(sums, totals)
-    model.train()
-    flat = torch.cat([rows, *(gate_E for level in sums for gate_E in level)])
-    dist.all_reduce(flat)
-    means = iter((flat[1:] / flat[0].clamp(min=1)).tolist())
-    return [[[next(means) for _ in range(gate_E.numel())] for gate_E in level] for level in sums]
-
-
-def _added(left: list[list[Tensor]], right: list[list[Tensor]]) -> list[list[Tensor]]:
-    return [
-        [a_E + b_E for a_E, b_E in zip(level_a, level_b, strict=True)]
-        for level_a, level_b in zip(left, right, strict=True)
-    ]
+    try:
+        yield
+    finally:
+        model.train()

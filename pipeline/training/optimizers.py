@@ -1,12 +1,16 @@
-"""Optimizers and their schedule: fused ones step inside backward, the dense one after it."""
+"""Optimizers and their schedules: fused ones step inside backward, all others after it."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from pipeline.config.schema import DenseOptimizerConfig, ScheduleConfig
+from pipeline.config.optimizers import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
+from pipeline.training.averaging import WeightAverage
 from pipeline.training.errors import TrainingError
 
 _DENSE: dict[str, type[torch.optim.Optimizer]] = {
@@ -28,6 +32,10 @@ def rate_multiplier(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
         return (step + 1) / schedule.warmup_steps
     if schedule.kind == "constant":
         return 1.0
+    if schedule.kind == "step":
+        assert schedule.step_every is not None
+        drops = (step - schedule.warmup_steps) // schedule.step_every
+        return float((schedule.step_fraction or 0.1) ** drops)
     final = schedule.final_fraction or 0.0
     course = max(1, total_steps - schedule.warmup_steps)
     progress = min(1.0, (step - schedule.warmup_steps) / course)
@@ -37,10 +45,19 @@ def rate_multiplier(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
 
 
 class Optimizers:
-    """Dense and fused optimizers of one sharded model, moved together by one schedule.
+    """Optimizers of one sharded model: of its dense part, of fused tables, of copied tables.
 
     The fused optimizer steps inside ``backward``, so its rate must be set before: call
-    :meth:`prepare` ahead of the backward pass and :meth:`step` after it.
+    :meth:`prepare` ahead of the backward pass and :meth:`step` after it. Tables of which every
+    worker has a copy are in no fused optimizer; a plain one moves them by the same arithmetic.
+
+    Args:
+        model: the sharded ranker.
+        dense: optimizer of the dense part.
+        schedule: of its rate.
+        total_steps: steps of the run.
+        tables: what the fused tables were sharded with; needed where tables are copied.
+        table_schedule: schedule of the tables' rate; absent = ``schedule``.
     """
 
     def __init__(
@@ -49,28 +66,40 @@ class Optimizers:
         dense: DenseOptimizerConfig,
         schedule: ScheduleConfig,
         total_steps: int,
+        tables: TableOptimizerConfig | None = None,
+        table_schedule: ScheduleConfig | None = None,
     ) -> None:
-        if schedule.warmup_steps >= total_steps:
-            raise TrainingError(
-                f"schedule.warmup_steps: {schedule.warmup_steps} steps of warm-up, and the run has "
-                f"{total_steps} in all; lower it or raise train.epochs"
-            )
-        self._schedule = schedule
+        for name, course in (("schedule", schedule), ("table_schedule", table_schedule)):
+            if course is not None and course.warmup_steps >= total_steps:
+                raise TrainingError(
+                    f"{name}.warmup_steps: {course.warmup_steps} steps of warm-up, and the run has "
+                    f"{total_steps} in all; lower it or raise train.epochs"
+                )
+        self._schedule, self._table_schedule = schedule, table_schedule
         self._total_steps = total_steps
         self._clip_norm = dense.clip_norm
-        self._fused = model.fused_optimizer
-        self._fused_peaks = [group["lr"] for group in self._fused.param_groups]
         self._parameters = dense_parameters(model)
-        self._peak = dense.learning_rate
         self.dense = _dense_optimizer(self._parameters, dense)
-        self._multiplier = 1.0
+        self._dense_rate = _Rate([self.dense])
+        self._fused = model.fused_optimizer
+        copied = copied_tables(model)
+        self._copied = _copied_optimizer(copied, tables) if copied else None
+        self._table_rate = _Rate([self._fused, *([self._copied] if self._copied else [])])
+        self.average = None
+        if dense.ema_decay is not None:
+            self.average = WeightAverage(model.module, dense.ema_decay)
         self._clipped = torch.zeros((), device=self._parameters[0].device)
         self._steps = 0
 
     @property
     def learning_rate(self) -> float:
         """The dense learning rate in force."""
-        return self._peak * self._multiplier
+        return float(self.dense.param_groups[0]["lr"])
+
+    @property
+    def table_multiplier(self) -> float:
+        """The tables' learning rate in force over its peak."""
+        return self._table_rate.multiplier
 
     def clipped_fraction(self) -> float | None:
         """Share of clipped steps since the last call; None without clip_norm."""
@@ -82,33 +111,73 @@ class Optimizers:
         return fraction
 
     def prepare(self, step: int) -> None:
-        """Sets the rates of this step and clears the dense gradients."""
+        """Sets the rates of this step and clears the gradients."""
         multiplier = rate_multiplier(self._schedule, step, self._total_steps)
-        if multiplier != self._multiplier:
-            self._multiplier = multiplier
-            for group in self.dense.param_groups:
-                group["lr"] = self._peak * multiplier
-            for group, peak in zip(self._fused.param_groups, self._fused_peaks, strict=True):
-                group["lr"] = peak * multiplier
+        self._dense_rate.set(multiplier)
+        if self._table_schedule is not None:
+            multiplier = rate_multiplier(self._table_schedule, step, self._total_steps)
+        if self._table_rate.set(multiplier):
             # Hands the new rate to the tables; their rows move inside backward only.
             self._fused.step()
         self.dense.zero_grad()
+        if self._copied is not None:
+            self._copied.zero_grad()
 
     def step(self) -> None:
-        """Moves the dense part; the tables have moved already."""
+        """Moves the dense part and copied tables; all other tables have moved already."""
         if self._clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
             self._clipped += norm > self._clip_norm
             self._steps += 1
         self.dense.step()
+        if self._copied is not None:
+            self._copied.step()
+        if self.average is not None:
+            self.average.update()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model as it is evaluated and exported: with averages, if there are any."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.applied():
+                yield
+
+
+class _Rate:
+    """Learning rates of optimizers, moved together."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._peaks = [group["lr"] for group in self._groups]
+        self.multiplier = 1.0
+
+    def set(self, multiplier: float) -> bool:
+        """Sets the rates to the multiple of their peaks; true if that is a change."""
+        if multiplier == self.multiplier:
+            return False
+        self.multiplier = multiplier
+        for group, peak in zip(self._groups, self._peaks, strict=True):
+            group["lr"] = peak * multiplier
+        return True
 
 
 def dense_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters outside the fused tables, in the order of the model."""
+    """The parameters outside the tables, in the order of the model."""
     return [
         parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and ".embedding_bags." not in name
+    ]
+
+
+def copied_tables(model: nn.Module) -> list[nn.Parameter]:
+    """The tables of which every worker has a copy, in the order of the model."""
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if ".embedding_bags." in name and not hasattr(parameter, "_in_backward_optimizers")
     ]
 
 
@@ -119,3 +188,17 @@ def _dense_optimizer(
     return _DENSE[config.kind](  # type: ignore[call-arg]
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+
+
+def _copied_optimizer(
+    parameters: list[nn.Parameter], config: TableOptimizerConfig | None
+) -> torch.optim.Optimizer:
+    """The arithmetic of the fused optimizer: rows without a gradient stay where they are."""
+    assert config is not None, "tables are copied, and nothing says how they are moved"
+    eps = 1e-8 if config.eps is None else config.eps
+    if config.kind == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate)
+    if config.kind == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=config.learning_rate, eps=eps)
+    assert config.kind == "rowwise_adagrad", config.kind
+    return RowWiseAdagrad(parameters, lr=config.learning_rate, eps=eps)

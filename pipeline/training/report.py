@@ -56,9 +56,17 @@ class TrainingResult:
         examples_per_second: rows trained over the seconds spent in training steps.
         data_wait_fraction: share of those seconds spent waiting for a batch, on the chief.
         seconds: seconds by phase on the chief.
+        time_shares: the same as shares of the time from the first batch to the last evaluation;
+            ``other`` is what no phase accounts for.
         gates: mean gate weights on the validation split: level → stream → expert.
+        diagnostics: of gates and experts on the validation split
+            (``pipeline.evaluation.diagnostics.Diagnostics.to_tree``).
         placements: the sharding plan, a row per table.
-        counters: what the readers counted, over all workers.
+        plan: the whole plan (``pipeline.training.table_plan.TablePlan.to_tree``).
+        counters: what the readers counted, over all workers and passes.
+        losses: rows that could not be used, a record (``pipeline.data.losses.Loss``) per shard,
+            row group and kind of fault, over all workers and passes.
+        lost_rows: their number by kind.
         history: ``{step, epoch, split, task, metric, value}`` records in order.
     """
 
@@ -71,7 +79,12 @@ class TrainingResult:
     examples_per_second: float
     data_wait_fraction: float
     seconds: dict[str, float]
+    time_shares: dict[str, float]
     gates: list[list[list[float]]]
+    diagnostics: dict[str, Any]
     placements: list[dict[str, Any]]
+    plan: dict[str, Any]
     counters: dict[str, int]
+    losses: list[dict[str, Any]]
+    lost_rows: dict[str, int]
     history: list[dict[str, Any]]

@@ -1,14 +1,12 @@
-"""TorchRec sharding: the plan, the sharded model, and table weights that no plan can change.
+"""TorchRec sharding: the sharded model, and table weights that no plan can change.
 
 Shapes: rows of a table × D, its embedding width.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -16,44 +14,42 @@ from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.types import PlannerError
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torchrec.distributed.types import CommOp, ModuleSharder, QuantizedCommCodecs
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 import ple
-from pipeline.config.schema import ShardingConfig, TableOptimizerConfig
+from pipeline.config.optimizers import DenseOptimizerConfig, TableOptimizerConfig
+from pipeline.config.sharding import ShardingConfig
 from pipeline.training.errors import TrainingError
+from pipeline.training.managed_sharding import ManagedSharder, managed_tables
+from pipeline.training.planning import plan_tables, workers_here
+from pipeline.training.quiet import quiet_torchrec
+from pipeline.training.table_plan import TablePlan
 
 # Rows filled from one seeded generator; every shard draws whole chunks and keeps its own part.
 _INIT_CHUNK_ROWS = 16_384
+# Part of the names of tables' parameters.
+_TABLES = ".embedding_bags."
 
 _FUSED_OPTIMIZERS = {
     "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
     "adagrad": EmbOptimType.EXACT_ADAGRAD,
     "sgd": EmbOptimType.EXACT_SGD,
+    "adam": EmbOptimType.ADAM,
+    "lamb": EmbOptimType.LAMB,
 }
+# fp16 gradients are sent this much larger, out of the range where fp16 has few digits.
+_FP16_GRADIENT_SCALE = 1024.0
 
 
 class _Sharder(EmbeddingBagCollectionSharder):
-    """The stock sharder with row-wise sharding also on CPU, where its kernels do work."""
+    """The stock sharder with sharding by rows also on the CPU, where its kernels do work."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         types: list[str] = super().sharding_types(compute_device_type)
-        return types if "row_wise" in types else [*types, "row_wise"]
-
-
-@dataclass(frozen=True)
-class TablePlacement:
-    """Where one table went: sharding type, compute kernel, and the ranks that hold its rows."""
-
-    table: str
-    rows: int
-    dim: int
-    sharding_type: str
-    compute_kernel: str
-    ranks: tuple[int, ...]
+        return types + [t for t in ("row_wise", "table_row_wise") if t not in types]
 
 
 def shard_ranker(
@@ -65,7 +61,9 @@ def shard_ranker(
     device: torch.device,
     local_world_size: int,
     seed: int,
-) -> tuple[DistributedModelParallel, tuple[TablePlacement, ...]]:
+    dense_optimizer: DenseOptimizerConfig | None = None,
+    pooling_factors: Mapping[str, float] | None = None,
+) -> tuple[DistributedModelParallel, TablePlan]:
     """Plans, shards and wraps the ranker; call it on every rank with the same arguments.
 
     The tables' memory is allocated here and filled by :func:`initialise_tables`; the dense part
@@ -75,60 +73,97 @@ def shard_ranker(
         batch_size: rows per rank, for the planner's cost model.
         local_world_size: workers on this node.
         seed: seeds the tables.
+        dense_optimizer: what it keeps beside the weights is left free; absent = the default.
+        pooling_factors: measured mean ids per row by feature; absent = 1.
+
+    Raises:
+        TrainingError: the tables do not fit the workers.
     """
-    group = dist.group.WORLD
-    assert group is not None, "shard_ranker needs a process group"
-    sharders: list[Any] = [_Sharder(fused_params=_fused_params(optimizer))]
-    configs = [
+    managed = managed_tables(ranker)
+    count = dist.get_world_size()
+    assert all(map_.buckets % count == 0 for map_ in managed.values()), (managed, count)
+    sharders, configs = make_sharders(sharding, optimizer), _configs(ranker)
+    # The chief plans for all: what it found, or what went wrong.
+    outcome: list[TablePlan | str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = plan_tables(
+                ranker,
+                sharders,
+                sharding=sharding,
+                optimizer=optimizer,
+                dense_optimizer=dense_optimizer or DenseOptimizerConfig(),
+                batch_size=batch_size,
+                workers=workers_here(count, local_world_size, device, sharding),
+                pooling_factors=pooling_factors or {},
+            )
+        except TrainingError as error:
+            outcome[0] = str(error)
+    dist.broadcast_object_list(outcome, src=0)
+    plan = outcome[0]
+    if not isinstance(plan, TablePlan):
+        raise TrainingError(str(plan))
+    with quiet_torchrec():
+        model = DistributedModelParallel(
+            ranker, device=device, plan=plan.sharding, sharders=sharders
+        )
+    initialise_tables(model, configs, seed)
+    return model, plan
+
+
+def make_sharders(
+    sharding: ShardingConfig, optimizer: TableOptimizerConfig
+) -> list[ModuleSharder[Any]]:
+    """Sharders of plain tables and of those with a map of ids."""
+    plain = _Sharder(
+        fused_params=_fused_params(optimizer), qcomm_codecs_registry=_codecs(sharding.communication)
+    )
+    return [plain, ManagedSharder(plain)]
+
+
+def _configs(ranker: ple.Ranker) -> list[EmbeddingBagConfig]:
+    return [
         config
         for module in ranker.modules()
         if isinstance(module, EmbeddingBagCollection)
         for config in module.embedding_bag_configs()
     ]
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(
-            world_size=dist.get_world_size(),
-            local_world_size=local_world_size,
-            compute_device=device.type,
-            **_memory(device, local_world_size),
-        ),
-        batch_size=batch_size,
-        # Without this constraint the planner may leave a table dense, out of the fused optimizer.
-        constraints={
-            config.name: ParameterConstraints(
-                sharding_types=list(sharding.types), compute_kernels=["fused"]
-            )
-            for config in configs
-        },
+
+
+def _codecs(communication: str) -> dict[str, QuantizedCommCodecs] | None:
+    """How pooled embeddings are packed for the way; None = as they are."""
+    if communication == "fp32":
+        return None
+    precision = CommType(communication)
+    config = QCommsConfig(
+        forward_precision=precision,
+        backward_precision=precision,
+        backward_loss_scale=_FP16_GRADIENT_SCALE if communication == "fp16" else None,
     )
-    try:
-        plan = (
-            planner.collective_plan(ranker, sharders, group) if configs else ShardingPlan(plan={})
-        )
-    except PlannerError as error:
-        raise TrainingError(
-            f"the tables do not fit the workers: {error}; lower `rows` or `dim` of the largest "
-            "features, add workers, or allow row_wise in sharding.types"
-        ) from error
-    model = DistributedModelParallel(ranker, device=device, plan=plan, sharders=sharders)
-    initialise_tables(model, configs, seed)
-    return model, _placements(plan, {c.name: (c.num_embeddings, c.embedding_dim) for c in configs})
+    # TorchRec's own registry would turn bf16 into fp16 on the CPU, where bf16 works.
+    operations = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER)
+    return {operation.name: get_qcomm_codecs(config) for operation in operations}
 
 
 @torch.no_grad()
 def initialise_tables(model: nn.Module, configs: Sequence[EmbeddingBagConfig], seed: int) -> None:
     """Fills every table by its ``init_fn``, the same whatever the sharding plan.
 
-    The value of a row depends on (seed, table, row) only: a table comes out equal whole or cut by
-    rows, on one worker or on many.
+    The value of a row depends on (seed, table, row) only: a table comes out equal whole, copied or
+    cut, on one worker or on many.
     """
     by_name = {config.name: config for config in configs}
     for name, value in model.state_dict().items():
+        # Maps of ids start as they were built.
+        if _TABLES not in name:
+            continue
+        config = by_name[name.split(".")[-2]]
         if isinstance(value, ShardedTensor):
-            config = by_name[name.split(".")[-2]]
             for shard in value.local_shards():
                 first_row, first_column = shard.metadata.shard_offsets
                 _fill(shard.tensor, config, first_row, first_column, seed)
+        else:  # a copy, whole on every worker
+            _fill(value, config, 0, 0, seed)
 
 
 def _fill(
@@ -158,31 +193,3 @@ def _fused_params(optimizer: TableOptimizerConfig) -> dict[str, Any]:
     if optimizer.kind != "sgd":
         params["eps"] = 1e-8 if optimizer.eps is None else optimizer.eps
     return params
-
-
-def _memory(device: torch.device, local_world_size: int) -> dict[str, int]:
-    """What this worker may fill: its GPU's memory, its share of the node's."""
-    memory = {"ddr_cap": psutil.virtual_memory().total // local_world_size}
-    if device.type == "cuda":
-        memory["hbm_cap"] = torch.cuda.get_device_properties(device).total_memory
-    return memory
-
-
-def _placements(
-    plan: ShardingPlan, sizes: dict[str, tuple[int, int]]
-) -> tuple[TablePlacement, ...]:
-    placements = []
-    for tables in plan.plan.values():
-        for table, parameter in tables.items():
-            rows, dim = sizes[table]
-            placements.append(
-                TablePlacement(
-                    table=table,
-                    rows=rows,
-                    dim=dim,
-                    sharding_type=parameter.sharding_type,
-                    compute_kernel=parameter.compute_kernel,
-                    ranks=tuple(parameter.ranks or ()),
-                )
-            )
-    return tuple(sorted(placements, key=lambda p: list(sizes).index(p.table)))

@@ -1,65 +1,78 @@
-"""One training step: joint loss over the global batch, backward, optimizers.
+"""One training step: joint loss over the global batch, backward, optimizers."""
 
-Legend: B rows of this worker's batch, T tasks, W workers.
-"""
-
-import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
-import ple
-from pipeline.config.tasks import TaskConfig
 from pipeline.data.batch import Batch
+from pipeline.training.balance_figures import BalanceFigures
 from pipeline.training.clock import PhaseClock
 from pipeline.training.errors import TrainingError
+from pipeline.training.joint_loss import JointLoss
 from pipeline.training.optimizers import Optimizers
+from pipeline.training.profiling import (
+    COMMUNICATION,
+    DENSE_BACKWARD,
+    DENSE_FORWARD,
+    EMBEDDING_BACKWARD,
+    OPTIMIZER,
+    watch_step,
+)
 
 
 class TrainStep:
-    """Runs steps and keeps the sums from which mean losses are logged.
+    """Runs steps and gives what is logged of them.
 
-    The loss of task k is Σδ·w·ℓ / Σδ·w over the global batch (PLE paper, section 4.3): every
-    worker divides by the all-reduced denominator and multiplies by W, because DDP and TorchRec
-    both average gradients over workers.
+    Args:
+        model: the sharded ranker.
+        optimizers: of its dense part and its tables.
+        joint_loss: what is minimised.
+        clock: told how long each phase takes.
     """
 
     def __init__(
         self,
         model: DistributedModelParallel,
         optimizers: Optimizers,
-        tasks: list[TaskConfig],
-        device: torch.device,
+        joint_loss: JointLoss,
         clock: PhaseClock,
     ) -> None:
         self._model = model
+        self._ranker = model.module
         self._optimizers = optimizers
-        self._names = [task.name for task in tasks]
-        self._kinds = [task.loss for task in tasks]
-        self._task_weights_T = torch.tensor([task.weight for task in tasks], device=device)
-        self._world_size = dist.get_world_size()
+        self._joint_loss = joint_loss
         self._clock = clock
-        # Σδ·w·ℓ and Σδ·w of this worker since the last log.
-        self._sums_2T = torch.zeros(2, len(tasks), device=device, dtype=torch.float64)
+        watch_step(self._ranker, clock)
+        # What the backward pass ends with: gradients of others, if there are others to wait for.
+        if self._ranker.embeddings is None:
+            self._end_of_backward = DENSE_BACKWARD
+        else:
+            alone = dist.get_world_size() == 1
+            self._end_of_backward = EMBEDDING_BACKWARD if alone else COMMUNICATION
 
     def __call__(self, batch: Batch, step: int) -> None:
         """Trains on one batch already on the device; ``step`` counts from 0."""
-        totals_T = batch.weights_BT.sum(0)
-        local_totals_T = totals_T.clone()
-        work = dist.all_reduce(totals_T, async_op=True)
+        joint_loss, clock = self._joint_loss, self._clock
+        clock.start()
+        joint_loss.begin(batch, step)
+        clock.lap(COMMUNICATION)
         self._optimizers.prepare(step)
-        with self._clock.phase("forward"):
-            logits_BT = self._model(batch.ids, batch.weighted_ids, batch.dense_BN)
-            numerators_T = ple.task_losses(
-                logits_BT, batch.labels_BT, batch.weights_BT, self._kinds
-            )
-            work.wait()
-            scale_T = self._task_weights_T * self._world_size / totals_T.clamp(min=1e-12)
-            loss = (numerators_T * scale_T).sum()
-        with self._clock.phase("backward"):
-            loss.backward()
-        with self._clock.phase("optimizer"):
-            self._optimizers.step()
-        self._sums_2T += torch.stack([numerators_T.detach(), local_totals_T])
+        clock.lap(OPTIMIZER)
+        features = batch.ids, batch.weighted_ids, batch.dense_BN
+        real_B = (batch.weights_BT != 0).any(1)
+        # Laps within the two passes are taken by hooks, see watch_step.
+        if joint_loss.wants_boundary:
+            loss = self._model(*features, real_B=real_B, objective=joint_loss.objective)
+        else:
+            loss = joint_loss.objective(self._model(*features, real_B=real_B), {})
+        if self._ranker.gate_l2:
+            loss = loss + self._ranker.penalty()
+        clock.lap(DENSE_FORWARD)
+        loss.backward()
+        clock.lap(self._end_of_backward)
+        self._optimizers.step()
+        clock.lap(OPTIMIZER)
+        joint_loss.finish()
+        clock.stop()
 
     def mean_losses(self, step: int) -> dict[str, float]:
         """Mean loss by task over all workers since the last call; every rank must call it.
@@ -67,14 +80,7 @@ class TrainStep:
         Raises:
             TrainingError: a loss is not finite.
         """
-        dist.all_reduce(self._sums_2T)
-        numerators, totals = self._sums_2T.tolist()
-        self._sums_2T.zero_()
-        losses = {
-            name: numerator / total
-            for name, numerator, total in zip(self._names, numerators, totals, strict=True)
-            if total > 0
-        }
+        losses = self._joint_loss.mean_losses()
         for name, loss in losses.items():
             if not abs(loss) < float("inf"):
                 raise TrainingError(
@@ -83,3 +89,7 @@ class TrainStep:
                     "dense_optimizer.clip_norm; for squared_error check the label's range"
                 )
         return losses
+
+    def balance_figures(self) -> BalanceFigures:
+        """Weights, gradient norms and cosines since the last call; every rank must call it."""
+        return self._joint_loss.figures()

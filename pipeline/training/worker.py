@@ -6,19 +6,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from pipeline.config import Experiment
 from pipeline.data.batch import Batch
 from pipeline.data.loader import BatchLoader
-from pipeline.data.manifest import Manifest, load_manifest
+from pipeline.data.losses import loss_table, rows_by_kind
+from pipeline.data.manifest import Manifest
+from pipeline.data.slices import load_slices
+from pipeline.data.sources.dataset import saved_manifest
 from pipeline.data.transforms import FeatureTransforms
+from pipeline.evaluation.metrics import MetricOptions
 from pipeline.evaluation.selection import BestEvaluation, selection_metric
-from pipeline.model import build_ranker
+from pipeline.model import build_heads, build_ranker
 from pipeline.training.checkpoint import BestWeights
-from pipeline.training.clock import PhaseClock
-from pipeline.training.evaluate import evaluate, gate_utilisation
+from pipeline.training.clock import PhaseClock, time_shares
+from pipeline.training.data_account import DataAccount
+from pipeline.training.evaluate import Evaluator
+from pipeline.training.joint_loss import JointLoss
 from pipeline.training.optimizers import Optimizers
+from pipeline.training.pooling import load_pooling_factors
+from pipeline.training.profiling import StepTrace
 from pipeline.training.report import Progress, Reporter, TrainingResult
 from pipeline.training.sharding import shard_ranker
 from pipeline.training.step import TrainStep
@@ -33,10 +39,15 @@ def train_worker(
     Args:
         experiment: the run.
         context: this worker; its process group stands already.
-        run_folder: shared by all workers; holds ``transforms`` and receives the checkpoint.
+        run_folder: shared by all workers; holds ``transforms`` and ``dataset`` (the manifest, and
+            with ``evaluation.slices`` their values) and receives the checkpoint.
         reporter: told of progress and metrics; only the chief's is used.
     """
-    return Trainer(experiment, context, run_folder, reporter).run()
+    trainer = Trainer(experiment, context, run_folder, reporter)
+    try:
+        return trainer.run()
+    finally:
+        trainer.close()
 
 
 class Trainer:
@@ -48,19 +59,23 @@ class Trainer:
         self.experiment, self.context, self.reporter = experiment, context, reporter
         train = experiment.train
         context.prepare(train.seed)
-        self.clock = PhaseClock()
+        self.clock = PhaseClock(context.device)
         self.tasks = list(experiment.tasks)
         self.transforms = FeatureTransforms.load(run_folder / "transforms")
-        manifest = load_manifest(experiment.data.path)
+        manifest = saved_manifest(experiment, run_folder / "dataset")
         self.loaders = {
             split: self._loader(manifest, self.transforms, split)
             for split in ("train", "valid", "test")
             if manifest.splits.get(split)
         }
+        self.data_account = DataAccount(self.loaders, context.device)
+        # Read while the model is built: neither the first step nor the first evaluation waits.
+        self.loaders["train"].prime(0)
+        self.loaders["valid"].prime(0)
         self.steps_per_epoch = self.loaders["train"].steps
         self.total_steps = self.steps_per_epoch * train.epochs
         ranker = build_ranker(experiment, self.transforms, device="meta")
-        self.model, self.placements = shard_ranker(
+        self.model, self.plan = shard_ranker(
             ranker,
             sharding=experiment.sharding,
             optimizer=experiment.table_optimizer,
@@ -68,18 +83,39 @@ class Trainer:
             device=context.device,
             local_world_size=context.local_world_size,
             seed=train.seed,
+            dense_optimizer=experiment.dense_optimizer,
+            pooling_factors=load_pooling_factors(run_folder / "dataset"),
         )
         context.seed_dropout(train.seed)
         self.optimizers = Optimizers(
-            self.model, experiment.dense_optimizer, experiment.schedule, self.total_steps
+            self.model,
+            experiment.dense_optimizer,
+            experiment.schedule,
+            self.total_steps,
+            experiment.table_optimizer,
+            experiment.table_schedule,
         )
-        self.train_step = TrainStep(
-            self.model, self.optimizers, self.tasks, context.device, self.clock
+        joint_loss = JointLoss(
+            self.tasks,
+            build_heads(self.tasks),
+            experiment.balance,
+            context.device,
+            self.clock,
+            seed=train.seed,
+            steps_per_epoch=self.steps_per_epoch,
+            measure_every=train.log_every,
         )
-        self.best_weights = BestWeights(run_folder / "checkpoint")
+        self.train_step = TrainStep(self.model, self.optimizers, joint_loss, self.clock)
+        slices = load_slices(run_folder / "dataset") if experiment.evaluation.slices else ()
+        options = MetricOptions.of(experiment.evaluation, slices)
+        self.evaluator = Evaluator(self.model, self.tasks, options, context.device)
+        self.best_weights = BestWeights(run_folder / "checkpoint", self.plan.to_tree())
+        traced = train.profile_steps or 0 if context.is_chief else 0
+        self.trace = StepTrace(run_folder / "profile", traced, context.device)
         stopping = train.early_stopping
         self.best_evaluation = BestEvaluation(
-            selection_metric(stopping.metric, self.tasks), stopping.patience
+            selection_metric(stopping.metric, self.tasks, options.group_key is not None),
+            stopping.patience,
         )
         self.history: list[dict[str, Any]] = []
         self.validation: dict[str, dict[str, Any]] = {}
@@ -87,17 +123,21 @@ class Trainer:
         self.training_seconds = 0.0
 
     def run(self) -> TrainingResult:
-        step = self._train()
+        began = time.perf_counter()
+        with self.trace:
+            step = self._train()
         self.best_weights.restore(self.model)
         splits: dict[str, dict[str, dict[str, Any]]] = {}
         with self.clock.phase("evaluation"):
-            for split in ("valid", "test"):
-                if split in self.loaders:
-                    self._announce(f"scoring {split}", step)
-                    splits[split] = self._evaluate(split)
-            gates = gate_utilisation(self.model, self.loaders["valid"], self.context.device)
-        rows_trained, counters = self._totals()
+            self._announce("scoring valid", step)
+            splits["valid"], diagnostics = self.evaluator.with_diagnostics(self.loaders["valid"])
+            self.data_account.check("valid")
+            if "test" in self.loaders:
+                self._announce("scoring test", step)
+                splits["test"] = self._evaluate("test")
+        rows_trained, counters, losses = self.data_account.totals(self.rows_trained)
         trained = max(self.training_seconds, 1e-9)
+        seconds = dict(self.clock.seconds)
         return TrainingResult(
             splits=splits,
             best_step=self.best_evaluation.step or 0,
@@ -106,13 +146,23 @@ class Trainer:
             steps=step,
             rows_trained=rows_trained,
             examples_per_second=rows_trained / trained,
-            data_wait_fraction=self.clock.seconds.get("data wait", 0.0) / trained,
-            seconds=dict(self.clock.seconds),
-            gates=gates,
-            placements=[asdict(placement) for placement in self.placements],
+            data_wait_fraction=seconds.get("data wait", 0.0) / trained,
+            seconds=seconds,
+            time_shares=time_shares(seconds, time.perf_counter() - began),
+            gates=diagnostics.mean_weights(),
+            diagnostics=diagnostics.to_tree(),
+            placements=[asdict(placement) for placement in self.plan.tables],
+            plan=self.plan.to_tree(),
             counters=counters,
+            losses=loss_table(losses),
+            lost_rows=rows_by_kind(losses),
             history=self.history,
         )
+
+    def close(self) -> None:
+        """Ends what is being read ahead."""
+        for loader in self.loaders.values():
+            loader.close()
 
     def _train(self) -> int:
         """Runs the epochs; returns the number of steps done."""
@@ -122,6 +172,7 @@ class Trainer:
             mark = _Mark(step, self.rows_trained, time.perf_counter())
             for batch in self.batches(epoch):
                 self.train_step(batch, step)
+                self.trace.step()
                 self.rows_trained += batch.rows
                 step += 1
                 at_end = step == (epoch + 1) * self.steps_per_epoch
@@ -137,7 +188,11 @@ class Trainer:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The training batches of an epoch on the device, the wait for each on the clock."""
-        for batch in self.clock.waiting("data wait", self.loaders["train"].epoch(epoch)):
+        loader = self.loaders["train"]
+        batches = loader.epoch(epoch)
+        if epoch + 1 < self.experiment.train.epochs:
+            loader.prime(epoch + 1)
+        for batch in self.clock.waiting("data wait", batches):
             yield batch.to(self.context.device, non_blocking=True)
 
     def _log(self, mark: "_Mark", epoch: int, step: int) -> "_Mark":
@@ -152,11 +207,20 @@ class Trainer:
         values["train/loss"] = sum(weights[name] * loss for name, loss in losses.items())
         values["train/examples_per_second"] = rate
         values["train/learning_rate"] = self.optimizers.learning_rate
+        if self.experiment.table_schedule is not None:
+            peak = self.experiment.table_optimizer.learning_rate
+            values["train/table_learning_rate"] = peak * self.optimizers.table_multiplier
         clipped = self.optimizers.clipped_fraction()
         if clipped is not None:
             values["train/clipped_fraction"] = clipped
         for name, loss in losses.items():
             self._record(step, epoch, "train", name, "loss", loss)
+        if self.experiment.data.faults.skips:
+            values["train/lost_rows"] = self.data_account.check("train")
+        balance = self.train_step.balance_figures()
+        values |= balance.metrics()
+        for task, metric, value in balance.records():
+            self._record(step, epoch, "balance", task, metric, value)
         if self.context.is_chief:
             self.reporter.metrics(step, epoch + 1, values)
             self.reporter.progress(self._snapshot("training", step, rate, losses))
@@ -165,6 +229,10 @@ class Trainer:
     def _validate(self, epoch: int, step: int) -> bool:
         """Scores the validation split, keeps the weights if best; true when it is time to stop."""
         self._announce("evaluating", step)
+        with self.optimizers.averaged():
+            return self._validate_averaged(epoch, step)
+
+    def _validate_averaged(self, epoch: int, step: int) -> bool:
         with self.clock.phase("evaluation"):
             self.validation = self._evaluate("valid")
         values = {}
@@ -181,7 +249,11 @@ class Trainer:
         return self.best_evaluation.exhausted
 
     def _evaluate(self, split: str) -> dict[str, dict[str, Any]]:
-        return evaluate(self.model, self.loaders[split], self.tasks, self.context.device)
+        computed = self.evaluator(self.loaders[split])
+        self.data_account.check(split)
+        if split == "valid":
+            self.loaders[split].prime(0)  # for the next time
+        return computed
 
     def _announce(self, phase: str, step: int) -> None:
         if self.context.is_chief:
@@ -209,18 +281,6 @@ class Trainer:
             | {"value": value}
         )
 
-    def _totals(self) -> tuple[int, dict[str, int]]:
-        """Rows trained and reader counters, summed over workers."""
-        names = sorted({name for loader in self.loaders.values() for name in loader.counters})
-        gathered: list[Any] = [None] * self.context.world_size
-        own = {n: sum(ld.counters.get(n, 0) for ld in self.loaders.values()) for n in names}
-        dist.all_gather_object(gathered, (self.rows_trained, own))
-        counters: dict[str, int] = {}
-        for _, counts in gathered:
-            for name, count in counts.items():
-                counters[name] = counters.get(name, 0) + count
-        return sum(rows for rows, _ in gathered), counters
-
     def _loader(self, manifest: Manifest, transforms: FeatureTransforms, split: str) -> BatchLoader:
         data = self.experiment.data
         training = split == "train"
@@ -238,6 +298,8 @@ class Trainer:
             rank=self.context.rank,
             world_size=self.context.world_size,
             prefetch_batches=data.prefetch_batches,
+            faults=data.faults,
+            keys=() if training else self.experiment.evaluation.key_columns,
             pin_memory=self.context.device.type == "cuda",
         )
 

@@ -60,6 +60,17 @@ def test_too_many_workers_are_refused(train: dict[str, Any], expected: str) -> N
         resolve_placement(parse_experiment(tree))
 
 
+def test_workers_that_cannot_share_the_buckets_are_refused() -> None:
+    tree = experiment(workers=3).model_dump(mode="json")
+    feature = {"name": "item", "encoder": "zero_collision", "rows": 64}
+    tree["features"] = {"categorical": [feature]}
+    expected = r"item\.map_buckets: 16 buckets cannot be shared evenly by 3 workers; set it to a"
+    with pytest.raises(ConfigError, match=expected):
+        resolve_placement(parse_experiment(tree))
+    tree["features"] = {"categorical": [feature | {"map_buckets": 3, "rows": 66}]}
+    assert resolve_placement(parse_experiment(tree)).workers == 3
+
+
 @pytest.mark.skipif(cuda_stack_missing() is None, reason="the CUDA stack is installed")
 def test_a_gpu_without_the_cuda_stack_is_left_alone() -> None:
     assert resolve_placement(experiment(device="auto")).device == "cpu"

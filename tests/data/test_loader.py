@@ -2,8 +2,10 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from small_datasets import (
     rows_of,
 )
 
+from pipeline.data.batch import Batch, Collator, Segment
 from pipeline.data.manifest import DatasetError
 
 
@@ -167,12 +170,82 @@ def test_leaving_early_stops_the_thread(tmp_path: Path) -> None:
     assert not reading_threads()
 
 
-def test_read_ahead_is_bounded(tmp_path: Path) -> None:
+def test_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = numbered_dataset(tmp_path, [[1000]])
+    made = counted_batches(monkeypatch)
     loader = numbered_loader(tmp_path, manifest, prefetch_batches=3)
     batches = loader.epoch(0)
     next(batches)
     time.sleep(0.3)
     # One handed out, three waiting, one in the thread's hand.
-    assert loader.counters["rows"] <= 5 * 32
+    assert len(made) == 5
+    # What nobody was given is not counted.
+    assert loader.counters["rows"] == 32
     batches.close()
+
+
+def counted_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with every batch that a reading thread makes."""
+    made: list[int] = []
+    collate = Collator.__call__
+
+    def counting(self: Collator, segments: Sequence[Segment], cursor: dict[str, Any]) -> Batch:
+        made.append(cursor["epoch"])
+        return collate(self, segments, cursor)
+
+    monkeypatch.setattr(Collator, "__call__", counting)
+    return made
+
+
+# Priming
+
+
+def test_primed_epochs_are_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = numbered_dataset(tmp_path, [[300]])
+    plain = numbered_loader(tmp_path, manifest)
+    expected = [[rows_of(batch) for batch in plain.epoch(epoch)] for epoch in range(3)]
+    made = counted_batches(monkeypatch)
+    loader = numbered_loader(tmp_path, manifest, prefetch_batches=3)
+    loader.prime(0)
+    loader.prime(0)
+    time.sleep(0.2)
+    assert made == [0] * 4
+    assert not loader.counters["rows"]
+    for epoch in range(3):
+        batches = loader.epoch(epoch)
+        assert loader.state_dict()["step"] == 0
+        loader.prime(epoch + 1)
+        found = []
+        for batch in batches:
+            found.append(rows_of(batch))
+            assert loader.state_dict() == batch.cursor
+            # Together they keep to what one may hold: three, and one in the thread's hand.
+            assert len(made) <= 10 * epoch + len(found) + 4 + 1
+        assert found == expected[epoch]
+    assert loader.counters["rows"] == 900
+    loader.close()
+    assert not reading_threads()
+
+
+def test_a_cursor_throws_a_primed_epoch_away(tmp_path: Path) -> None:
+    manifest = numbered_dataset(tmp_path, [[300]])
+    loader = numbered_loader(tmp_path, manifest)
+    whole = [rows_of(batch) for batch in loader.epoch(1)]
+    cursor = {**loader.state_dict(), "step": 4}
+    other = numbered_loader(tmp_path, manifest)
+    other.prime(1)
+    other.load_state_dict(cursor)
+    assert not reading_threads()
+    other.prime(1)  # now from the cursor on
+    assert [rows_of(batch) for batch in other.epoch(1)] == whole[4:]
+    other.prime(2)
+    assert [rows_of(batch) for batch in other.epoch(1)] == whole  # another one than was primed
+    assert not reading_threads()
+
+
+def test_dropping_an_epoch_unread_ends_its_thread(tmp_path: Path) -> None:
+    manifest = numbered_dataset(tmp_path, [[1000]])
+    batches = numbered_loader(tmp_path, manifest).epoch(0)
+    assert reading_threads()
+    del batches
+    assert not reading_threads()

@@ -17,7 +17,8 @@ from small_datasets import (
 
 from pipeline.config.features import CategoricalFeature, FeaturesConfig
 from pipeline.config.tasks import TaskConfig
-from pipeline.data import reader
+from pipeline.data import reader, shard_files
+from pipeline.data.fitting import fit_transforms
 from pipeline.data.manifest import DatasetError
 from pipeline.data.transforms import FeatureTransforms
 
@@ -43,7 +44,7 @@ def test_more_files_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.Monke
     manifest = numbered_dataset(tmp_path, [[40]] * 12)
     with read_rows(9):  # every row group is read in slices, by streams that take turns
         expected = global_batches(tmp_path, manifest, 1, 0)
-        monkeypatch.setattr(reader, "_OPEN_FILES", 1)
+        monkeypatch.setattr(shard_files, "_OPEN_FILES", 1)
         assert global_batches(tmp_path, manifest, 1, 0) == expected
     assert sorted(row for batch in expected for row in batch) == list(range(480))
 
@@ -94,7 +95,7 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
     path = tmp_path / "train/1.parquet"
     content = bytearray(path.read_bytes())
     path.unlink()
-    with pytest.raises(DatasetError, match=r"1\.parquet: cannot open this shard .* restore it"):
+    with pytest.raises(DatasetError, match=r"1\.parquet: cannot open this shard .* restore the"):
         list(numbered_loader(tmp_path, manifest).epoch(0))
     path.write_bytes(bytes(content[: len(content) // 2]))
     with pytest.raises(DatasetError, match=r"1\.parquet: cannot open this shard"):
@@ -121,7 +122,7 @@ def test_an_id_outside_names_file_group_and_row(
     features = FeaturesConfig(
         categorical=[CategoricalFeature(name="row", encoder="identity", rows=120)]
     )
-    transforms = FeatureTransforms.fit(features, tmp_path)
+    transforms = fit_transforms(features, tmp_path)
     loader = numbered_loader(
         tmp_path, manifest, transforms=transforms, streams=streams, shuffle_rows=shuffle_rows
     )

@@ -11,6 +11,7 @@ from small_datasets import fit_one, lists, write_dataset
 
 from pipeline.config import ConfigError
 from pipeline.config.features import CategoricalFeature, FeaturesConfig, NumericFeature
+from pipeline.data.fitting import fit_transforms
 from pipeline.data.manifest import DatasetError
 from pipeline.data.transforms import FeatureTransforms
 
@@ -48,7 +49,7 @@ def test_serving_rows_from_pandas(tmp_path: Path) -> None:
         ],
         numeric=[NumericFeature(name="n")],
     )
-    transforms = FeatureTransforms.fit(features, tmp_path)
+    transforms = fit_transforms(features, tmp_path)
     expected = transforms.encode(table)
     # What pandas makes of it: floats with NaN, objects, numbers of other widths, another order.
     frame = pd.DataFrame(
@@ -133,7 +134,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         ],
         numeric=[NumericFeature(name="n", transform="log1p", buckets=3, clip=2.0)],
     )
-    fitted = FeatureTransforms.fit(features, tmp_path)
+    fitted = fit_transforms(features, tmp_path)
     fitted.save(tmp_path / "saved")
     loaded = FeatureTransforms.load(tmp_path / "saved")
     assert loaded.tables == fitted.tables
@@ -203,7 +204,7 @@ def test_too_many_ids_for_a_vocabulary(tmp_path: Path) -> None:
 def test_a_column_the_dataset_lacks(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": [(pa.table({"x": [1]}), 1)]}, {"x": "categorical"})
     with pytest.raises(DatasetError, match="no column 'y'"):
-        FeatureTransforms.fit(FeaturesConfig(categorical=[CategoricalFeature(name="y")]), tmp_path)
+        fit_transforms(FeaturesConfig(categorical=[CategoricalFeature(name="y")]), tmp_path)
 
 
 def test_a_bucket_table_that_is_a_feature_already(tmp_path: Path) -> None:
@@ -214,4 +215,4 @@ def test_a_bucket_table_that_is_a_feature_already(tmp_path: Path) -> None:
         numeric=[NumericFeature(name="x", buckets=2)],
     )
     with pytest.raises(ConfigError, match="rename that column"):
-        FeatureTransforms.fit(features, tmp_path)
+        fit_transforms(features, tmp_path)

@@ -54,15 +54,18 @@ def sharded_run(rank: int, world_size: int, sharding_type: str, uneven: bool) ->
     from torch.distributed._shard.sharded_tensor import ShardedTensor
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-    from pipeline.config.schema import (
+    from pipeline.config.balance import BalanceConfig
+    from pipeline.config.optimizers import (
         DenseOptimizerConfig,
         ScheduleConfig,
-        ShardingConfig,
         TableOptimizerConfig,
     )
+    from pipeline.config.sharding import ShardingConfig
     from pipeline.config.tasks import TaskConfig
     from pipeline.data.batch import Batch
+    from pipeline.model import build_heads
     from pipeline.training.clock import PhaseClock
+    from pipeline.training.joint_loss import JointLoss
     from pipeline.training.optimizers import Optimizers
     from pipeline.training.sharding import shard_ranker
     from pipeline.training.step import TrainStep
@@ -77,7 +80,7 @@ def sharded_run(rank: int, world_size: int, sharding_type: str, uneven: bool) ->
         local_world_size=world_size,
         seed=7,
     )
-    assert {p.sharding_type for p in placements} == {sharding_type}
+    assert {p.sharding_type for p in placements.tables} == {sharding_type}
     tables = whole_tables(model, ShardedTensor)
     optimizers = Optimizers(
         model,
@@ -86,7 +89,8 @@ def sharded_run(rank: int, world_size: int, sharding_type: str, uneven: bool) ->
         STEPS,
     )
     tasks = [TaskConfig(name="a"), TaskConfig(name="b", weight=0.5)]
-    step = TrainStep(model, optimizers, tasks, device, PhaseClock())
+    joint_loss = JointLoss(tasks, build_heads(tasks), BalanceConfig(), device, PhaseClock())
+    step = TrainStep(model, optimizers, joint_loss, PhaseClock())
     cut = 20 if uneven else BATCH // 2
     share = slice(0, BATCH) if world_size == 1 else (slice(0, cut), slice(cut, BATCH))[rank]
     losses = []

@@ -144,7 +144,7 @@ print(json.dumps({{
         ("mlflow.tracking_uri=http://127.0.0.1:9", "127.0.0.1:9"),
         ("tasks.0.label=bought", "no column 'bought'"),
         ("data.path=nowhere", "no dataset here"),
-        ("data.path=s3://bucket/data", "must be a folder that every node can reach"),
+        ("storage.path=s3://bucket/runs", "must be a folder that every node can reach"),
         ("ray.address=127.0.0.1:9", "no Ray cluster answers at '127.0.0.1:9'"),
         ("train.device=cuda", "install the CUDA stack"),
         ("schedule.warmup_steps=100000", "schedule.warmup_steps"),

@@ -79,23 +79,23 @@ def extraction(
     for level, (shared_count, own_counts) in enumerate(counts):
         at = f"levels.{level}."
         own = [
-            [expert(p, f"{at}task_experts.{k}.", e, streams[k], activation) for e in range(m)]
+            [expert(p, f"{at}experts.task_{k}.", e, streams[k], activation) for e in range(m)]
             for k, m in enumerate(own_counts)
         ]
         shared = [
-            expert(p, f"{at}shared_experts.", e, shared_stream, activation)
+            expert(p, f"{at}experts.shared.", e, shared_stream, activation)
             for e in range(shared_count)
         ]
         level_gates, new_streams = [], []
         for k in range(tasks):
             pool = own[k] + shared
-            level_gates.append(gate(p, f"{at}task_gates.{k}.", streams[k], len(pool), activation))
+            level_gates.append(gate(p, f"{at}gates.task_{k}.", streams[k], len(pool), activation))
             new_streams.append(gated_sum(level_gates[k], pool))
         everything = [output for bank in own for output in bank] + shared
-        has_shared_gate = any(name.startswith(f"{at}shared_gate.") for name in p)
+        has_shared_gate = any(name.startswith(f"{at}gates.shared.") for name in p)
         if has_shared_gate:
             level_gates.append(
-                gate(p, f"{at}shared_gate.", shared_stream, len(everything), activation)
+                gate(p, f"{at}gates.shared.", shared_stream, len(everything), activation)
             )
             shared_stream = gated_sum(level_gates[-1], everything)
         elif level < len(counts) - 1 and len(everything) == 1:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from ple import LevelSpec, ProgressiveExtraction
-from ple.extraction import shared_gates
+from ple import ExpertOptions, Extraction, LevelSpec, wire
+from ple.kinds import shared_gates
 
 IN_WIDTH = 7
 
@@ -52,9 +52,20 @@ STACKS = {
 }
 
 
-def build(name: str, dtype: torch.dtype = torch.float64) -> ProgressiveExtraction:
+def ple_of(
+    levels: list[LevelSpec],
+    activation: str = "relu",
+    normalization: str = "none",
+    dropout: float = 0.0,
+    width: int = IN_WIDTH,
+) -> Extraction:
+    options = ExpertOptions(activation, normalization, dropout)
+    return Extraction(wire("ple", levels), width, options)
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> Extraction:
     levels, activation, normalization = STACKS[name]
-    model = ProgressiveExtraction(levels, IN_WIDTH, activation, normalization).to(dtype)
+    model = ple_of(levels, activation, normalization).to(dtype)
     with torch.no_grad():  # biases start at zero and scales at one: move them, so that they count
         for parameter in model.parameters():
             if parameter.ndim < 3:
@@ -72,7 +83,7 @@ def counts_of(name: str) -> list[tuple[int, tuple[int, ...]]]:
 def test_streams_and_gates_equal_the_reference(name: str, rows: int, looped: bool) -> None:
     model = build(name)
     x = torch.randn(rows, IN_WIDTH, dtype=torch.float64)
-    streams, gates = model(x, looped)
+    streams, gates = model([x], looped)
     expected_streams, expected_gates = reference.extraction(
         reference.parameters_of(model), x.numpy(), counts_of(name), STACKS[name][1]
     )
@@ -85,7 +96,7 @@ def test_streams_and_gates_equal_the_reference(name: str, rows: int, looped: boo
             np.testing.assert_allclose(gate.detach().numpy(), expected, rtol=1e-11, atol=1e-12)
 
     model.float()
-    for stream, expected in zip(model(x.float(), looped)[0], expected_streams, strict=True):
+    for stream, expected in zip(model([x.float()], looped)[0], expected_streams, strict=True):
         np.testing.assert_allclose(stream.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -99,9 +110,9 @@ def test_random_stacks_equal_the_reference_and_have_no_dead_parameter(seed: int)
         own = draw.integers(0 if shared else 1, 4, size=tasks)
         hidden = tuple(draw.integers(2, 6, size=draw.integers(1, 3)).tolist())
         levels.append(LevelSpec(shared, tuple(own.tolist()), hidden))
-    model = ProgressiveExtraction(levels, IN_WIDTH, "silu").double()
+    model = ple_of(levels, "silu").double()
     x = torch.randn(32, IN_WIDTH, dtype=torch.float64)
-    streams, _ = model(x)
+    streams, _ = model([x])
     counts = [(level.shared_experts, level.task_experts) for level in levels]
     expected, _ = reference.extraction(reference.parameters_of(model), x.numpy(), counts, "silu")
     np.testing.assert_allclose(torch.stack(streams).detach().numpy(), np.stack(expected), 1e-10)
@@ -117,8 +128,8 @@ def test_looped_and_batched_forms_agree_with_the_same_state(name: str) -> None:
     batched.load_state_dict(looped.state_dict())
     x_looped = torch.randn(33, IN_WIDTH, requires_grad=True)
     x_batched = x_looped.detach().clone().requires_grad_()
-    out_looped = torch.stack(looped(x_looped, True)[0])
-    out_batched = torch.stack(batched(x_batched, False)[0])
+    out_looped = torch.stack(looped([x_looped], True)[0])
+    out_batched = torch.stack(batched([x_batched], False)[0])
     torch.testing.assert_close(out_looped, out_batched, rtol=1e-6, atol=1e-6)
 
     seed = torch.randn_like(out_looped)
@@ -141,7 +152,9 @@ def test_gradcheck(name: str, looped: bool) -> None:
     x = torch.randn(3, IN_WIDTH, dtype=torch.float64, requires_grad=True)
 
     def streams(x: torch.Tensor, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(functional_call(model, dict(zip(names, values, strict=True)), (x, looped))[0])
+        return tuple(
+            functional_call(model, dict(zip(names, values, strict=True)), ([x], looped))[0]
+        )
 
     assert torch.autograd.gradcheck(streams, (x, *model.parameters()), fast_mode=True)
 
@@ -149,8 +162,8 @@ def test_gradcheck(name: str, looped: bool) -> None:
 @pytest.mark.parametrize("name", STACKS)
 def test_every_parameter_receives_a_gradient(name: str) -> None:
     levels, _, normalization = STACKS[name]
-    model = ProgressiveExtraction(levels, IN_WIDTH, "silu", normalization).double()
-    streams, _ = model(torch.randn(32, IN_WIDTH, dtype=torch.float64))
+    model = ple_of(levels, "silu", normalization).double()
+    streams, _ = model([torch.randn(32, IN_WIDTH, dtype=torch.float64)])
     sum((stream * torch.randn_like(stream)).sum() for stream in streams).backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
@@ -160,24 +173,24 @@ def test_a_loss_on_one_task_leaves_other_tasks_experts_of_the_last_level_alone()
     model = build("two_levels")
     x = torch.randn(8, IN_WIDTH, dtype=torch.float64, requires_grad=True)
     for looped in (True, False):
-        streams, _ = model(x, looped)
+        streams, _ = model([x], looped)
         names, parameters = zip(*model.named_parameters(), strict=True)
         grads = torch.autograd.grad(streams[0].sum(), parameters, allow_unused=True)
         touched = {n for n, g in zip(names, grads, strict=True) if g is not None and g.any()}
-        assert not any(n.startswith("levels.1.task_experts.1.") for n in touched)
-        assert any(n.startswith("levels.1.task_experts.0.") for n in touched)
+        assert not any(n.startswith("levels.1.experts.task_1.") for n in touched)
+        assert any(n.startswith("levels.1.experts.task_0.") for n in touched)
         # Through the shared stream task 0 reads task 1's experts of level 1.
-        assert any(n.startswith("levels.0.task_experts.1.") for n in touched)
+        assert any(n.startswith("levels.0.experts.task_1.") for n in touched)
 
 
 def test_gates_of_level_two_read_the_streams_and_not_the_input() -> None:
     model = build("two_levels")
     x = torch.randn(4, IN_WIDTH, dtype=torch.float64)
     with torch.no_grad():
-        for bank in (*model.levels[0].task_experts, model.levels[0].shared_experts):
+        for bank in model.levels[0].experts.values():
             for parameter in bank.parameters():
                 parameter.zero_()
-    gates = model(x)[1]
+    gates = model([x])[1]
     # All streams of level 1 are zero now, so a gate that varies by row reads something else.
     assert all(torch.equal(gate, gate[:1].expand_as(gate)) for gate in gates[1])
     assert not torch.equal(gates[0][0], gates[0][0][:1].expand_as(gates[0][0]))
@@ -185,13 +198,13 @@ def test_gates_of_level_two_read_the_streams_and_not_the_input() -> None:
 
 def test_gate_columns_cover_own_then_shared_and_all_tasks_then_shared() -> None:
     model = build("three_levels_unequal")
-    gates = model(torch.randn(5, IN_WIDTH, dtype=torch.float64))[1]
+    gates = model([torch.randn(5, IN_WIDTH, dtype=torch.float64)])[1]
     assert [[gate.shape[1] for gate in level] for level in gates] == [
         [2 + 1, 3 + 1, 1 + 1, 2 + 3 + 1 + 1],
         [1 + 2, 1 + 2, 4 + 2, 1 + 1 + 4 + 2],
         [2 + 3, 1 + 3, 1 + 3],
     ]
-    assert model.levels[2].shared_gate is None
+    assert "shared" not in model.levels[2].gates
     for level in gates:
         for gate in level:
             torch.testing.assert_close(gate.sum(1), torch.ones(5, dtype=torch.float64))
@@ -200,27 +213,30 @@ def test_gate_columns_cover_own_then_shared_and_all_tasks_then_shared() -> None:
 def test_permuting_the_tasks_permutes_the_outputs() -> None:
     counts, order = (2, 1, 3), (2, 0, 1)
     shuffled = tuple(counts[task] for task in order)
-    model = ProgressiveExtraction([LevelSpec(2, counts, (5,)), LevelSpec(1, counts, (4,))], 7)
-    other = ProgressiveExtraction([LevelSpec(2, shuffled, (5,)), LevelSpec(1, shuffled, (4,))], 7)
+    model = ple_of([LevelSpec(2, counts, (5,)), LevelSpec(1, counts, (4,))])
+    other = ple_of([LevelSpec(2, shuffled, (5,)), LevelSpec(1, shuffled, (4,))])
     state = {}
     for name, value in other.state_dict().items():
         parts = name.split(".")
-        if parts[2] in ("task_experts", "task_gates"):
-            parts[3] = str(order[int(parts[3])])
+        if parts[3].startswith("task_"):
+            parts[3] = f"task_{order[int(parts[3].removeprefix('task_'))]}"
         value = model.state_dict()[".".join(parts)]
-        if parts[2] == "shared_gate":  # its rows are task 0's experts, task 1's, …, the shared ones
+        if parts[2:4] == [
+            "gates",
+            "shared",
+        ]:  # its rows are task 0's experts, task 1's, …, the shared ones
             blocks = value.split([*counts, 2])
             value = torch.cat([*(blocks[task] for task in order), blocks[3]])
         state[name] = value
     other.load_state_dict(state)
     x = torch.randn(6, 7)
-    streams, permuted = model(x)[0], other(x)[0]
+    streams, permuted = model([x])[0], other([x])[0]
     for position, task in enumerate(order):
         torch.testing.assert_close(permuted[position], streams[task], rtol=1e-6, atol=1e-6)
 
 
 def test_experts_and_banks_differ_at_the_start() -> None:
-    model = ProgressiveExtraction([LevelSpec(2, (2, 2), (8, 8)), LevelSpec(2, (2, 2), (8, 8))], 8)
+    model = ple_of([LevelSpec(2, (2, 2), (8, 8)), LevelSpec(2, (2, 2), (8, 8))], width=8)
     weights = [p for n, p in model.named_parameters() if "experts" in n and "weights" in n]
     matrices = [matrix for weight in weights for matrix in weight.unbind()]
     assert len(matrices) == 2 * 6 * 2
@@ -231,9 +247,9 @@ def test_experts_and_banks_differ_at_the_start() -> None:
 
 def test_dropout_acts_in_training_only_and_on_each_expert_on_its_own() -> None:
     spec = LevelSpec(4, (0,), (512,))
-    model = ProgressiveExtraction([spec], IN_WIDTH, dropout=0.5)
+    model = ple_of([spec], dropout=0.5)
     x = torch.ones(1, IN_WIDTH)
-    bank = model.levels[0].shared_experts
+    bank = model.levels[0].experts["shared"]
     for form in (bank.looped, lambda x: bank.batched(x).unbind(1)):
         model.eval()
         plain = torch.stack(list(form(x)))
@@ -280,17 +296,17 @@ def test_shared_gates_exist_only_where_they_are_read(levels, expected) -> None:
 )
 def test_impossible_levels_are_refused_with_place_and_remedy(levels, message) -> None:
     with pytest.raises(ValueError, match=message):
-        ProgressiveExtraction(levels, IN_WIDTH)
+        ple_of(levels)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"activation": "tanh"}, "activation 'tanh' is unknown; choose one of relu"),
-        ({"normalization": "batch"}, "normalization 'batch' is unknown"),
+        ({"normalization": "group"}, "normalization 'group' is unknown"),
         ({"dropout": 1.0}, "dropout must be"),
     ],
 )
 def test_unknown_options_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        ProgressiveExtraction([LevelSpec(1, (1,), (4,))], IN_WIDTH, **options)
+        ple_of([LevelSpec(1, (1,), (4,))], **options)

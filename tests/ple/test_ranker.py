@@ -9,7 +9,7 @@ import torch
 from torchrec import KeyedJaggedTensor
 
 import ple
-from ple import FeatureEmbeddings, FeatureTable, LevelSpec, Ranker, task_losses
+from ple import FeatureEmbeddings, FeatureTable, Head, Heads, LevelSpec, Ranker, losses
 
 TABLES = [
     FeatureTable("user", "user", 20, 6),
@@ -80,8 +80,8 @@ def test_logits_and_gates_equal_the_reference(rows) -> None:
 def test_every_parameter_receives_a_gradient() -> None:
     model = build(activation="silu", normalization="layer")
     logits = model(*batch(64))
-    kinds = ["binary_cross_entropy", "squared_error"]
-    task_losses(logits, torch.rand(64, 2), torch.ones(64, 2), kinds).sum().backward()
+    heads = Heads([Head(), Head(losses.SquaredError())])
+    heads.losses(logits, torch.rand(64, 2), torch.ones(64, 2)).sum().backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert dead == []
 
@@ -89,7 +89,7 @@ def test_every_parameter_receives_a_gradient() -> None:
 def test_spare_columns_are_zero_inert_and_stay_so() -> None:
     model = build()
     inputs = batch(16)
-    x = model.features(*inputs)
+    (x,) = model.features(*inputs)
     signal = 6 + 5 + 4 + 3
     assert x.shape == (16, 64)
     assert not x[:, signal:].any()
@@ -111,7 +111,7 @@ def test_spare_columns_are_zero_inert_and_stay_so() -> None:
 def test_no_spare_columns_where_the_width_already_fits() -> None:
     model = Ranker(None, 64, LEVELS, [(), ()])
     dense = torch.randn(3, 64)
-    assert torch.equal(model.features(None, None, dense), dense)
+    assert torch.equal(model.features(None, None, dense)[0], dense)
 
 
 def test_a_model_of_embeddings_only_and_one_of_dense_columns_only() -> None:

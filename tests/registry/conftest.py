@@ -14,10 +14,10 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
+from pipeline.data.fitting import fit_transforms
 from pipeline.data.loader import BatchLoader
 from pipeline.data.manifest import Column, Manifest, Shard, load_manifest
 from pipeline.data.preparing.writer import DatasetWriter
-from pipeline.data.transforms import FeatureTransforms
 from pipeline.model import build_ranker
 from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model, save_bundle
 from pipeline.registry.scorer import RowScorer
@@ -98,6 +98,8 @@ def shop_metrics() -> dict[str, dict[str, Any]]:
 COLUMNS = {
     "user": ("categorical", pa.string()),
     "item": ("categorical", pa.int64()),
+    "visitor": ("categorical", pa.int64()),
+    "shelf": ("categorical", pa.string()),
     "tags": ("categorical", pa.list_(pa.int64())),
     "words": ("categorical", pa.list_(pa.string())),
     "relevance": ("weight", pa.list_(pa.float64())),
@@ -125,9 +127,10 @@ class TrainedShop:
         self._prepare()
         self.experiment = self.configured(storage={"path": str(folder / "runs")})
         self.manifest = load_manifest(folder / "data")
-        self.transforms = FeatureTransforms.fit(self.experiment.features, folder / "data")
+        self.transforms = fit_transforms(self.experiment.features, folder / "data")
         torch.manual_seed(1)
-        self.ranker = build_ranker(self.experiment, self.transforms, "cpu").eval()
+        self.ranker = build_ranker(self.experiment, self.transforms, "cpu")
+        self._learn_ids()
 
     @cached_property
     def scorer(self) -> RowScorer:
@@ -139,15 +142,22 @@ class TrainedShop:
         categorical = [
             {"name": "user"},
             {"name": "item", "encoder": "hash", "rows": 64},
+            {"name": "visitor", "encoder": "zero_collision", "rows": 32, "map_buckets": 4}
+            | {"eviction_interval": 2},
             {"name": "tags", "pooling": "mean", "max_length": 3},
             {"name": "words", "weights": "relevance"},
+        ]
+        crosses = [
+            {"name": "user_item", "columns": ["user", "item"], "rows": 300},
+            {"name": "item_shelf", "columns": ["item", "shelf"], "rows": 200, "dim": 3},
         ]
         numeric = [{"name": "price", "buckets": 8}, {"name": "age", "transform": "log1p"}]
         level = {"shared_experts": 1, "task_experts": 1, "hidden": [8]}
         tree = {
             "name": "shop/ranker",
             "data": {"path": str(self.folder / "data")},
-            "features": {"embedding_dim": 4, "categorical": categorical, "numeric": numeric},
+            "features": {"embedding_dim": 4, "categorical": categorical, "numeric": numeric}
+            | {"crosses": crosses},
             "tasks": [{"name": "click"}, {"name": "spent", "loss": "squared_error"}],
             "model": {"levels": [level, level], "input_dropout": 0.5},
         }
@@ -186,12 +196,37 @@ class TrainedShop:
             "age": [int(i) if i > 20 else None for i in rng.integers(18, 90, count)],
             "click": rng.integers(0, 2, count).tolist(),
             "spent": rng.random(count).tolist(),
+            "visitor": rng.integers(0, 60, count),
+            "shelf": [f"s{i}" if i else None for i in rng.integers(0, 9, count)],
         }
         return pa.table(rows, schema=pa.schema([(n, kind) for n, (_, kind) in COLUMNS.items()]))
 
     def trainer_scores(self, split: str) -> dict[float, tuple[float, float]]:
         """``spent`` label → scores of the row, batched, padded and shuffled as for training."""
-        loader = BatchLoader(
+        scores = {}
+        for batch in self._loader(split).epoch(0):
+            with torch.no_grad():
+                logits_BT = self.ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
+            real_B = batch.weights_BT[:, 1] > 0
+            labels = batch.labels_BT[real_B, 1].tolist()
+            click = torch.sigmoid(logits_BT[real_B, 0]).tolist()
+            scores |= dict(
+                zip(labels, zip(click, logits_BT[real_B, 1].tolist(), strict=True), strict=True)
+            )
+        return scores
+
+    @torch.no_grad()
+    def _learn_ids(self) -> None:
+        """Passes rows in training mode, in which ids get their rows, and gives those weights."""
+        for batch in self._loader("train").epoch(0):
+            self.ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
+        self.ranker.eval()
+        for name, weight in self.ranker.named_parameters():
+            if "visitor" in name:
+                weight.normal_()
+
+    def _loader(self, split: str) -> BatchLoader:
+        return BatchLoader(
             folder=self.folder / "data",
             manifest=self.manifest,
             split=split,
@@ -203,17 +238,6 @@ class TrainedShop:
             shuffle_rows=128,
             seed=1,
         )
-        scores = {}
-        for batch in loader.epoch(0):
-            with torch.no_grad():
-                logits_BT = self.ranker(batch.ids, batch.weighted_ids, batch.dense_BN)
-            real_B = batch.weights_BT[:, 1] > 0
-            labels = batch.labels_BT[real_B, 1].tolist()
-            click = torch.sigmoid(logits_BT[real_B, 0]).tolist()
-            scores |= dict(
-                zip(labels, zip(click, logits_BT[real_B, 1].tolist(), strict=True), strict=True)
-            )
-        return scores
 
     def _prepare(self) -> None:
         columns = [

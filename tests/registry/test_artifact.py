@@ -88,6 +88,14 @@ def test_unknown_ids_share_one_score_that_is_not_that_of_missing(scorer):
     assert len(set(scores)) == 3
 
 
+def test_crosses_and_mapped_ids_matter(scorer):
+    """A column that only a cross reads moves scores; an id the map holds has a row of its own."""
+    shelves = scorer.score_frame(pd.DataFrame({"item": [5, 5, 5], "shelf": ["s1", "s2", None]}))
+    assert len(set(shelves["click"])) == 3
+    visitors = scorer.score_frame(pd.DataFrame({"visitor": range(60)}))["click"]
+    assert 20 < visitors.nunique() <= 28 + 4  # 28 rows of single ids, 4 of the buckets' others
+
+
 def test_a_wrong_value_names_its_column(scorer):
     with pytest.raises(RowError, match="column 'item' must hold int64"):
         scorer.score_frame(pd.DataFrame({"item": ["seven"]}))
@@ -164,7 +172,8 @@ def test_the_artifact_holds_what_scoring_needs_and_no_more(registered, trained, 
     loaded = mlflow.models.Model.load(path)
     assert loaded.run_id == registered.tracker.run_id
     names = [c.name for c in loaded.signature.inputs.inputs]
-    assert names == ["user", "item", "tags", "words", "price", "age", "relevance"]
+    assert names[:6] == ["user", "item", "visitor", "tags", "words", "price"]
+    assert names[6:] == ["age", "relevance", "shelf"]
     assert [c.name for c in loaded.signature.outputs.inputs] == ["click", "spent"]
     pins = Path(path, "requirements.txt").read_text().split()
     assert pins == pinned_requirements()
@@ -218,6 +227,8 @@ model = mlflow.pyfunc.load_model("models:/shop.ranker@candidate")
 rows = pd.DataFrame({
     "user": ["u3", "never seen", None, "u4"],
     "item": [3, 10**15, None, 5],
+    "visitor": [1, 10**15, None, 2],
+    "shelf": ["s1", "s2", None, "never seen"],
     "tags": [[1, 2, 3, 4], [999], None, []],
     "words": [["w1", "w2"], ["none"], None, []],
     "relevance": [[0.5, 2.0], [1.0], None, []],
@@ -255,6 +266,8 @@ def test_a_clean_process_elsewhere_scores_raw_rows(registered, trained, tmp_path
         {
             "user": ["u3", "never seen", None, "u4"],
             "item": [3, 10**15, None, 5],
+            "visitor": [1, 10**15, None, 2],
+            "shelf": ["s1", "s2", None, "never seen"],
             "tags": [[1, 2, 3, 4], [999], None, []],
             "words": [["w1", "w2"], ["none"], None, []],
             "relevance": [[0.5, 2.0], [1.0], None, []],

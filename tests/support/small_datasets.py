@@ -16,6 +16,7 @@ from pipeline.config.tasks import TaskConfig
 from pipeline.data import reader
 from pipeline.data.batch import Batch
 from pipeline.data.encoded import Ragged
+from pipeline.data.fitting import fit_transforms
 from pipeline.data.loader import BatchLoader
 from pipeline.data.manifest import Column, Manifest, Shard
 from pipeline.data.transforms import FeatureTransforms
@@ -111,7 +112,7 @@ def fit_one(
         statistics = {"categorical": {feature.name: entry}}
     write_dataset(folder, {"train": [(table, 100)]}, roles, statistics)
     kind = "numeric" if numeric else "categorical"
-    return FeatureTransforms.fit(FeaturesConfig.model_validate({kind: [feature]}), folder)
+    return fit_transforms(FeaturesConfig.model_validate({kind: [feature]}), folder)
 
 
 def lists(ragged: Ragged) -> list[list[int]]:
@@ -139,7 +140,7 @@ def numbered_dataset(folder: Path, shards: list[list[int]]) -> Manifest:
     (folder / "train").mkdir(parents=True)
     for number, groups in enumerate(shards):
         path = folder / "train" / f"{number}.parquet"
-        with pq.ParquetWriter(path, schema) as writer:
+        with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
             for rows in groups:
                 ids = np.arange(first, first + rows)
                 tags = [[int(i)] * (int(i) % 4) for i in ids]
@@ -172,7 +173,7 @@ def numbered_loader(folder: Path, manifest: Manifest, **settings: Any) -> BatchL
         "folder": folder,
         "manifest": manifest,
         "split": "train",
-        "transforms": FeatureTransforms.fit(features, folder),
+        "transforms": fit_transforms(features, folder),
         "tasks": [TaskConfig(name="click")],
         "sample_weight": None,
         "batch_size": 32,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipeline.config.schema import ScheduleConfig
+from pipeline.config.optimizers import ScheduleConfig
 from pipeline.training.optimizers import rate_multiplier
 
 
@@ -27,3 +27,9 @@ def test_cosine_is_half_way_in_the_middle_and_zero_at_the_end() -> None:
     assert rate_multiplier(schedule, 4, 8) == pytest.approx(0.5)
     assert rate_multiplier(schedule, 2, 8) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
     assert rate_multiplier(schedule, 8, 8) == pytest.approx(0.0)
+
+
+def test_step_drops_every_so_often_after_warm_up() -> None:
+    schedule = ScheduleConfig(kind="step", warmup_steps=2, step_every=3, step_fraction=0.5)
+    multipliers = [rate_multiplier(schedule, step, 100) for step in range(10)]
+    assert multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]

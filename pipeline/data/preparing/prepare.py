@@ -1,6 +1,5 @@
 """From a recipe to a finished dataset: write, check, describe."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.tasks import TaskConfig
-from pipeline.data.manifest import STATISTICS_NAME, Manifest
+from pipeline.data.fitting import load_statistics
+from pipeline.data.manifest import Manifest
 from pipeline.data.preparing.recipes.base import Recipe
 from pipeline.data.preparing.shards import ROWS_PER_GROUP, ROWS_PER_SHARD
 from pipeline.data.preparing.starter import starter_experiment, write_starter
 from pipeline.data.preparing.writer import DatasetWriter
+from pipeline.data.storage import open_store
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,14 @@ class Prepared:
     Attributes:
         manifest: what it consists of.
         statistics: content of ``statistics.json``.
-        starter: an experiment that trains on it.
+        starter: an experiment that trains on it, a path or a URI without credentials.
         warnings: what will limit training or evaluation on it.
         seconds: time taken.
     """
 
     manifest: Manifest
     statistics: dict[str, Any]
-    starter: Path
+    starter: str
     warnings: tuple[str, ...]
     seconds: float
 
@@ -42,7 +43,8 @@ def prepare(
     rows_per_group: int = ROWS_PER_GROUP,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Prepared:
-    """Runs a recipe into the folder `output`; `on_rows` hears how many rows each step added.
+    """Runs a recipe into the folder `output`, a path or a URI; `on_rows` hears how many rows each
+    step added.
 
     Raises:
         DatasetError: bad source or output; the output is then as it was before.
@@ -62,7 +64,7 @@ def prepare(
             writer.write(split, rows)
             on_rows(rows.num_rows)
         manifest = writer.finish(recipe.ceilings())
-    statistics = json.loads((Path(output) / STATISTICS_NAME).read_text())
+    statistics = load_statistics(open_store(output), manifest)
     starter = write_starter(
         starter_experiment(recipe.tasks, recipe.sample_weight, manifest, statistics, output), output
     )
@@ -79,7 +81,7 @@ def _warnings(
         if not shards
     ]
     for task in tasks:
-        if task.loss != "binary_cross_entropy":
+        if not task.is_binary or task.label_column is None:
             continue
         for split, seen in statistics["labels"][task.label_column].items():
             present = seen["rows"] - seen["missing"]

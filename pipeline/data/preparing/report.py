@@ -1,5 +1,6 @@
 """What jobs.prepare shows: progress while rows stream, then a table of splits and columns."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pipeline.config.locations import mask
+from pipeline.data.collisions import PROPOSED_RATE, expected_rate, rows_for
 from pipeline.data.manifest import Column, Manifest
 from pipeline.data.preparing.prepare import Prepared
 
@@ -63,30 +66,32 @@ class RowProgress:
         self._bar.stop()
 
 
-def print_report(done: Prepared, output: Path) -> None:
+def print_report(done: Prepared, output: str) -> None:
     """Prints splits, columns, warnings and the next command."""
     console = Console(width=None if Console().is_terminal else 110)
     manifest = done.manifest
     console.print(_split_table(done))
     console.print(_column_table(manifest, done.statistics))
+    if done.statistics["categorical"]:
+        console.print(_hashing_table(done.statistics["categorical"]))
     for warning in done.warnings:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     rows = sum(manifest.rows(split) for split in manifest.splits)
     console.print(
         f"{rows:,} rows in {done.seconds:.1f} s ({rows / done.seconds:,.0f} rows/s), digest "
-        f"{manifest.digest[:12]}, written to {output}\n"
-        f"next: {_python()} -m jobs.train --config {done.starter}",
+        f"{manifest.digest[:12]}, written to {mask(output)}\n"
+        f"next: {_python()} -m jobs.train --config {shlex.quote(done.starter)}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def summary(done: Prepared, output: Path) -> dict[str, Any]:
+def summary(done: Prepared, output: str) -> dict[str, Any]:
     """The run as JSON: dataset, rows by split, labels, ceilings, warnings, time."""
     manifest = done.manifest
     rows = {split: manifest.rows(split) for split in manifest.splits}
     return {
-        "dataset": str(output),
+        "dataset": mask(output),
         "name": manifest.name,
         "digest": manifest.digest,
         "rows": rows,
@@ -97,9 +102,10 @@ def summary(done: Prepared, output: Path) -> dict[str, Any]:
         "bytes": sum(s.bytes for shards in manifest.splits.values() for s in shards),
         "columns": {c.name: c.role for c in manifest.columns},
         "labels": done.statistics["labels"],
+        "hashing": {name: _hashing(seen) for name, seen in done.statistics["categorical"].items()},
         "ceilings": manifest.ceilings,
         "warnings": list(done.warnings),
-        "starter": str(done.starter),
+        "starter": done.starter,
         "seconds": done.seconds,
         "rows_per_second": sum(rows.values()) / done.seconds,
     }
@@ -147,6 +153,38 @@ def _seen(column: Column, statistics: dict[str, Any], rows: int) -> tuple[str, .
         seen = statistics["labels"][column.name]["train"]
         return f"{seen['missing'] / rows:.1%}", "", "", f"{seen['mean']:.4g}"
     return ()
+
+
+def _hashing_table(categorical: dict[str, Any]) -> Table:
+    table = Table(title="encoder: hash — rows, and ids expected to share a row with another")
+    table.add_column("column")
+    for heading in ("distinct ids", "rows proposed", "share a row", "rows: 5 %", "rows: 1 %"):
+        table.add_column(heading, justify="right")
+    for name, seen in categorical.items():
+        sizes = _hashing(seen)
+        least = "" if seen["vocabulary"] is not None else "at least "
+        table.add_row(
+            name,
+            f"{least}{seen['distinct']:,}",
+            f"{sizes['rows']:,}",
+            f"{least}{sizes['expected_collision_rate']:.1%}",
+            f"{sizes['rows_for_5_percent']:,}",
+            f"{sizes['rows_for_1_percent']:,}",
+        )
+    return table
+
+
+def _hashing(seen: dict[str, Any]) -> dict[str, Any]:
+    """Table sizes of one column by expected collision rate."""
+    distinct = seen["distinct"]
+    rows = rows_for(distinct, PROPOSED_RATE)
+    return {
+        "distinct": distinct,
+        "rows": rows,
+        "expected_collision_rate": expected_rate(distinct, rows),
+        "rows_for_5_percent": rows_for(distinct, 0.05),
+        "rows_for_1_percent": rows_for(distinct, 0.01),
+    }
 
 
 def _python() -> str:

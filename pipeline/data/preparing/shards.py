@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.manifest import Column, DatasetError, Shard
+from pipeline.data.manifest import Column, DatasetError, Shard, shard_name
 from pipeline.data.preparing.statistics import DatasetStatistics
+from pipeline.data.storage import Store
 
 ROWS_PER_SHARD = 1_048_576
 ROWS_PER_GROUP = 65_536
@@ -31,11 +32,19 @@ def parse_type(text: str) -> pa.DataType:
     return pa.type_for_alias(text)
 
 
+class ShardPlace(Protocol):
+    """Where shards go: a folder, and what their files are called there."""
+
+    store: Store
+
+    def name(self, path: str) -> str: ...
+
+
 class SplitWriter:
     """Shards of one split. Rows wait in memory until they fill a row group.
 
     Args:
-        folder: the dataset's folder; shards go to ``folder/split/part-00000.parquet`` and so on.
+        place: the dataset's; shards are called ``split/part-00000.parquet`` and so on there.
         split: name of the split.
         columns: columns of every batch, in order.
         rows_per_shard: rows after which the next file begins.
@@ -45,14 +54,14 @@ class SplitWriter:
 
     def __init__(
         self,
-        folder: Path,
+        place: ShardPlace,
         split: str,
         columns: Sequence[Column],
         rows_per_shard: int,
         rows_per_group: int,
         statistics: DatasetStatistics,
     ) -> None:
-        self._folder, self._split = folder, split
+        self._place, self._split = place, split
         self._columns, self._schema = columns, arrow_schema(columns)
         self._rows_per_shard, self._rows_per_group = rows_per_shard, rows_per_group
         self._statistics = statistics
@@ -89,7 +98,8 @@ class SplitWriter:
             return
         with suppress(OSError, ValueError):
             self._parquet.close()
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
     def _group_rows(self) -> int:
         rows = min(max(self._rows // GROUPS_SO_FAR, SMALLEST_GROUP), self._rows_per_group)
@@ -111,14 +121,14 @@ class SplitWriter:
             self._close_shard()
 
     def _open_shard(self) -> None:
-        path = self._folder / self._split / f"part-{len(self._shards):05d}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        self._file = _HashingFile(path)
+        path = self._place.name(shard_name(self._split, len(self._shards)))
+        self._file = _HashingFile(self._place.store, path)
         self._parquet = pq.ParquetWriter(
             pa.PythonFile(self._file, mode="w"),
             self._schema,
             compression="zstd",
             use_dictionary=_dictionary_paths(self._columns),
+            write_page_checksum=True,
         )
 
     def _close_shard(self) -> None:
@@ -127,38 +137,43 @@ class SplitWriter:
         assert self._file is not None
         self._parquet.close()
         self._file.close()
-        path = self._file.path.relative_to(self._folder).as_posix()
         groups, size, digest = tuple(self._groups), self._file.bytes, self._file.digest()
-        self._shards.append(Shard(path, groups, size, digest))
+        self._shards.append(Shard(self._file.path, groups, size, digest))
         self._groups, self._file, self._parquet = [], None, None
 
 
 class _HashingFile:
     """A file that hashes what is written to it, so that a shard is never read back."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, store: Store, path: str) -> None:
         self.path = path
         self.bytes = 0
-        self._file = path.open("wb")
+        self._store = store
+        self._file = store.open_output(path)
         self._hash = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
         self._hash.update(data)
         self.bytes += len(data)
-        return self._file.write(data)
+        with self._store.explaining(self.path):
+            self._file.write(data)
+        return len(data)
 
     def tell(self) -> int:
         return self.bytes
 
     def flush(self) -> None:
-        self._file.flush()
+        with self._store.explaining(self.path):
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with self._store.explaining(self.path):
+            self._file.close()
 
     @property
     def closed(self) -> bool:
-        return self._file.closed
+        closed: bool = self._file.closed
+        return closed
 
     def digest(self) -> str:
         return self._hash.hexdigest()

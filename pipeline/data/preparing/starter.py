@@ -7,8 +7,11 @@ from typing import Any
 import yaml
 
 from pipeline.config import Experiment
+from pipeline.config.locations import inside, is_uri, without_credentials
 from pipeline.config.tasks import TaskConfig
+from pipeline.data.collisions import PROPOSED_RATE, rows_for
 from pipeline.data.manifest import Column, Manifest
+from pipeline.data.storage import open_store
 
 STARTER_NAME = "experiment.yaml"
 # A vocabulary beyond this takes longer to load than the few collisions of a hash cost.
@@ -44,7 +47,7 @@ def starter_experiment(
         if c.role == "numeric"
     ]
     data: dict[str, Any] = {
-        "path": str(Path(dataset).resolve()),
+        "path": _lasting(dataset),
         "batch_size": _batch_size(manifest.rows("train")),
     }
     if sample_weight is not None:
@@ -67,12 +70,20 @@ def starter_experiment(
     return tree
 
 
-def write_starter(tree: dict[str, Any], dataset: str | Path) -> Path:
-    """Writes the experiment into the dataset's folder."""
-    path = Path(dataset) / STARTER_NAME
+def write_starter(tree: dict[str, Any], dataset: str | Path) -> str:
+    """Writes the experiment into the dataset's folder; where it is then."""
+    path = without_credentials(inside(str(dataset), STARTER_NAME))
     text = yaml.safe_dump(tree, sort_keys=False, width=100)
-    path.write_text(_HEADER.format(path=path) + text)
+    shown = f"'{path}'" if "?" in path else path
+    open_store(dataset).write_text(STARTER_NAME, _HEADER.format(path=shown) + text)
     return path
+
+
+def _lasting(dataset: str | Path) -> str:
+    """The location as it may stand in a file: absolute, without credentials."""
+    if is_uri(str(dataset)):
+        return without_credentials(str(dataset))
+    return str(Path(dataset).resolve())
 
 
 def categorical_feature(
@@ -81,8 +92,7 @@ def categorical_feature(
     """Encoder, weights and pooling of one column, from its statistics."""
     feature: dict[str, Any] = {"name": column.name}
     if seen["vocabulary"] is None or seen["distinct"] > LARGEST_VOCABULARY:
-        # Twice as many rows as ids: about one id in five shares its row with another.
-        feature |= {"encoder": "hash", "rows": 1 << (2 * seen["distinct"] - 1).bit_length()}
+        feature |= {"encoder": "hash", "rows": rows_for(seen["distinct"], PROPOSED_RATE)}
     if weights is not None:
         feature["weights"] = weights
     elif column.is_list:

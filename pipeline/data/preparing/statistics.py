@@ -6,8 +6,7 @@ column and come from a uniform sample beyond.
 """
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.manifest import STATISTICS_NAME, Column, DatasetError
 from pipeline.data.preparing.sketches import Moments, UniformSample
+from pipeline.data.storage import Store
 
 VOCABULARY_FOLDER = "vocabularies"
 VOCABULARY_LIMIT = 2_000_000
@@ -56,17 +56,25 @@ class DatasetStatistics:
             elif split == "train" and column.role == "categorical":
                 self._categorical[column.name].update(values)
 
-    def save(self, folder: Path) -> None:
-        """Writes ``statistics.json`` and one Parquet file per vocabulary."""
-        (folder / VOCABULARY_FOLDER).mkdir(exist_ok=True)
+    def save(self, store: Store, name: Callable[[str], str] = str) -> str:
+        """Writes ``statistics.json`` and one Parquet file per vocabulary.
+
+        Args:
+            store: the dataset's folder.
+            name: gives the path under which a file is written there.
+
+        Returns:
+            Path of the statistics.
+        """
         categorical = {}
-        for name, statistics in self._categorical.items():
+        for column, statistics in self._categorical.items():
             vocabulary = statistics.vocabulary()
             path = None
             if vocabulary is not None:
-                path = f"{VOCABULARY_FOLDER}/{name}.parquet"
-                pq.write_table(vocabulary, folder / path, compression="zstd")
-            categorical[name] = {**statistics.summary(), "vocabulary": path}
+                path = name(f"{VOCABULARY_FOLDER}/{column}.parquet")
+                with store.explaining(path), store.open_output(path) as file:
+                    pq.write_table(vocabulary, file, compression="zstd")
+            categorical[column] = {**statistics.summary(), "vocabulary": path}
         tree = {
             "numeric": {name: s.summary() for name, s in self._numeric.items()},
             "categorical": categorical,
@@ -75,7 +83,9 @@ class DatasetStatistics:
                 for name, by_split in self._labels.items()
             },
         }
-        (folder / STATISTICS_NAME).write_text(json.dumps(tree, indent=1) + "\n")
+        written = name(STATISTICS_NAME)
+        store.write_text(written, json.dumps(tree, indent=1) + "\n")
+        return written
 
 
 class NumericStatistics:

@@ -1,6 +1,7 @@
 """``jobs.prepare`` from the command line: a dataset, a starter experiment, one-line errors."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -72,6 +73,10 @@ def test_a_table_becomes_a_dataset_with_a_starter_experiment(
     assert summary["rows"] == {"train": 800, "valid": 100, "test": 100}
     assert summary["digest"] == manifest.digest
     assert summary["labels"]["click"]["train"]["positives"] == 400
+    user = summary["hashing"]["user"]
+    assert (user["distinct"], user["rows"]) == (800, math.ceil(1 / (1 - 0.8 ** (1 / 799))) + 1)
+    assert user["expected_collision_rate"] == pytest.approx(0.2, abs=1e-4)
+    assert user["rows_for_1_percent"] == math.ceil(1 / (1 - 0.99 ** (1 / 799))) + 1
     assert summary["warnings"] == []
     printed = capsys.readouterr().out
     assert "1,000 rows in" in printed
@@ -165,7 +170,8 @@ def test_clicklog_from_the_command_line(tmp_path: Path) -> None:
 def test_a_column_of_too_many_ids_gets_a_hashed_starter_feature() -> None:
     seen = {"vocabulary": None, "distinct": VOCABULARY_LIMIT + 1}
     feature = categorical_feature(Column("ad", "categorical", "int64"), seen, weights=None)
-    assert feature == {"name": "ad", "encoder": "hash", "rows": 1 << 22}
+    # 1 - (1 - 1/n)^2,000,000 = 20 % for n = 2,000,000 / -ln 0.8, and row 0 for missing ids.
+    assert feature == {"name": "ad", "encoder": "hash", "rows": 8_962_842}
 
 
 @pytest.mark.slow

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from pipeline.data.manifest import Column, DatasetError
 from pipeline.data.preparing.sketches import Moments, UniformSample
 from pipeline.data.preparing.statistics import CategoricalStatistics, DatasetStatistics
+from pipeline.data.storage import open_store
 
 
 def gathered(columns: list[Column], table: pa.Table, folder: Path, piece: int) -> dict[str, Any]:
     statistics = DatasetStatistics(columns)
     for first in range(0, len(table), piece):
         statistics.update("train", table.slice(first, piece).combine_chunks(), first)
-    statistics.save(folder)
+    statistics.save(open_store(folder))
     tree: dict[str, Any] = json.loads((folder / "statistics.json").read_text())
     return tree
 
@@ -165,7 +166,7 @@ def test_labels_are_counted_on_every_split_and_features_on_train_only(tmp_path: 
             }
         )
         statistics.update(split, rows, 0)
-    statistics.save(tmp_path)
+    statistics.save(open_store(tmp_path))
     seen = json.loads((tmp_path / "statistics.json").read_text())
     assert seen["numeric"]["x"]["max"] == 1.0
     assert seen["labels"]["y"] == {

@@ -3,10 +3,13 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.config.expressions import Comparison, leaves_of, parse_rule
 from pipeline.config.tasks import TaskConfig
+from pipeline.data.faults import BadValueError
 from pipeline.data.manifest import Column, DatasetError
 from pipeline.data.preparing.recipes.description import ColumnDescription, TableDescription
 from pipeline.data.preparing.recipes.sources import RawRows
+from pipeline.data.targets import TargetEncoder
 
 _BINARY = pa.int8()
 _TEXT = pa.string()
@@ -100,8 +103,19 @@ def _target_type(
         return pa.list_(element) if is_list else element
     if column.role in ("numeric", "weight"):
         return pa.list_(pa.float32()) if column.weight_of is not None else pa.float32()
-    losses = {t.loss for t in description.task_list if t.label_column == column.name}
-    return pa.float32() if losses == {"squared_error"} else _BINARY
+    return pa.float32() if column.name in _number_labels(description) else _BINARY
+
+
+def _number_labels(description: TableDescription) -> set[str]:
+    """Label columns that hold more than 0 and 1: of other losses, or compared in a rule."""
+    names = set()
+    for task in description.task_list:
+        if task.label_column is not None and not task.is_binary:
+            names.add(task.label_column)
+        for text in (task.label_text, task.space):
+            leaves = () if text is None else leaves_of(parse_rule(text))
+            names |= {leaf.name for leaf in leaves if isinstance(leaf, Comparison)}
+    return names
 
 
 def _id_type(stored: pa.DataType) -> pa.DataType:
@@ -193,6 +207,9 @@ def _condition(column: ColumnDescription, values: pa.Array, raw: RawRows) -> pa.
 
 
 def _check_label(task: TaskConfig, arrays: dict[str, pa.Array], raw: RawRows) -> None:
+    if task.label_column is None or task.space not in (None, *task.space_columns):
+        _check_rules(task, arrays, raw)
+        return
     label = arrays[task.label_column]
     unusable = _not(pc.is_finite(label.cast(pa.float64())))
     where = ""
@@ -201,6 +218,15 @@ def _check_label(task: TaskConfig, arrays: dict[str, pa.Array], raw: RawRows) ->
         where = f" where {task.space} is 1"
     reason = f"task {task.name!r} needs a number{where}; mend it or give the task a `space`"
     _refuse(unusable, label, task.label_column, raw, reason)
+
+
+def _check_rules(task: TaskConfig, arrays: dict[str, pa.Array], raw: RawRows) -> None:
+    columns = (*task.label_columns, *task.space_columns)
+    rows = pa.record_batch({name: arrays[name] for name in dict.fromkeys(columns)})
+    try:
+        TargetEncoder.of([task], None).encode(rows)
+    except BadValueError as fault:
+        raise DatasetError(f"{_place(raw, fault.row, fault.column)}: {fault.problem}") from None
 
 
 def _not(condition: pa.Array) -> pa.Array:

@@ -160,16 +160,17 @@ class TableDescription(Section):
                     "categorical"
                 )
         for task in self.task_list:
-            if roles.get(task.label_column) != "label":
-                raise ValueError(
-                    f"task {task.name!r}: its label {task.label_column!r} is no column of role "
-                    "label"
-                )
-            if task.space is not None and roles.get(task.space) not in ("label", "space"):
-                raise ValueError(
-                    f"task {task.name!r}: its space {task.space!r} is no column of role label or "
-                    "space"
-                )
+            for name in task.label_columns:
+                if roles.get(name) != "label":
+                    raise ValueError(
+                        f"task {task.name!r}: its label {name!r} is no column of role label"
+                    )
+            for name in task.space_columns:
+                if roles.get(name) not in ("label", "space"):
+                    raise ValueError(
+                        f"task {task.name!r}: its space {name!r} is no column of role label or "
+                        "space"
+                    )
         if self.sample_weight is not None and roles.get(self.sample_weight) != "weight":
             raise ValueError(f"sample_weight {self.sample_weight!r} is no column of role weight")
         return self

@@ -1,0 +1,1 @@
+"""Comparison of model kinds on one dataset: equal runs, paired statistics, claims in words."""
