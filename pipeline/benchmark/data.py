@@ -22,7 +22,7 @@ from pipeline.benchmark.data_sets import (
     benchmark_features,
     write_benchmark_dataset,
 )
-from pipeline.benchmark.memory import reader_peaks
+from pipeline.benchmark.memory import memory_figure, reader_memory
 from pipeline.benchmark.plan import measure_plan
 from pipeline.data.fitting import fit_transforms
 from pipeline.data.loader import BatchLoader
@@ -32,6 +32,8 @@ from pipeline.data.transforms import FeatureTransforms
 SHUFFLE_ROWS = 262_144
 STREAMS = 8
 BATCH_SIZE = 8192
+# Memory is watched over an epoch of this many times the rows.
+LONG_EPOCH = 10
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,16 @@ class Dataset:
         return time.perf_counter() - started
 
 
-def measure_data(rows: int, pairs: int, rivals: bool = True) -> dict[str, Any]:
+def measure_data(
+    rows: int, pairs: int, rivals: bool = True, figure: Path | None = None
+) -> dict[str, Any]:
     """Shares of pyarrow's decode speed and ratios to other ways of feeding the same model.
 
     Args:
         rows: rows of the dataset without lists; the one with lists has a quarter as many.
         pairs: interleaved repetitions.
         rivals: also measure Ray Data and a DataLoader worker.
+        figure: where to draw the memory of an epoch of ``LONG_EPOCH`` times the rows.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -86,8 +91,10 @@ def measure_data(rows: int, pairs: int, rivals: bool = True) -> dict[str, Any]:
             jagged = _dataset(Path(name) / "jagged", max(rows // 4, 1), LISTS)
             summary: dict[str, Any] = {"rows": rows, "pairs": pairs}
             summary |= _shares(plain, jagged, pairs)
-            small = _dataset(Path(name) / "half", max(rows // 2, 1), 0)
-            summary["peak_rss_mb_by_rows"] = reader_peaks([small.folder, plain.folder])
+            samples = reader_memory(plain.folder, LONG_EPOCH)
+            summary["peak_rss_mb_by_rows"] = {str(read): peak for read, _, peak in samples}
+            if figure is not None:
+                memory_figure(samples, figure)
             summary |= measure_plan()
             if rivals:
                 summary |= _ratios(plain, pairs)

@@ -1,0 +1,55 @@
+"""What `jobs.benchmark` can measure: from a part's options to its summary.
+
+The parts are imported when they are asked for: some need packages that others do not.
+"""
+
+import argparse
+from typing import Any
+
+Summary = dict[str, Any]
+
+
+def measure_memory(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import memory
+
+    return memory.measure_memory(args.rows)
+
+
+def measure_data(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import data
+
+    return data.measure_data(args.rows, args.pairs, not args.no_rivals, args.figure)
+
+
+def measure_step(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import step
+
+    return step.measure_step(args.pairs, args.threads)
+
+
+def measure_train(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import train
+
+    return train.measure_train(args.pairs, args.threads, args.census)
+
+
+def measure_scale(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import scale
+
+    return scale.measure_scale(args.pairs, args.workers)
+
+
+def measure_balance(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import balance
+
+    return balance.measure_balance(args.pairs, args.threads)
+
+
+def headline(summary: Summary) -> list[list[str]]:
+    """The shares and ratios of a summary as rows of a table."""
+    words = ("share", "ratio", "fraction", "scaling", "growth")
+    return [
+        [name, f"{value:.3f}"]
+        for name, value in summary.items()
+        if isinstance(value, float) and any(word in name for word in words)
+    ]
