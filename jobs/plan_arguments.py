@@ -25,12 +25,17 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--profile",
-        nargs="?",
-        type=_count,
-        const=_PROFILED_STEPS,
-        metavar="STEPS",
-        help=f"store a profiler trace of some steps ({_PROFILED_STEPS}) with the run",
+        action="store_true",
+        help=f"store a profiler trace of train.profile_steps ({_PROFILED_STEPS}) with the run",
     )
+
+
+def with_profile(experiment: Experiment, args: argparse.Namespace) -> Experiment:
+    """The experiment with the steps that ``--profile`` traces."""
+    if not args.profile or experiment.train.profile_steps is not None:
+        return experiment
+    train = experiment.train.model_copy(update={"profile_steps": _PROFILED_STEPS})
+    return experiment.model_copy(update={"train": train})
 
 
 def check_plan_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

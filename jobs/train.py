@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.common import add_config_arguments, check_summary, run_job, write_summary
-from jobs.plan_arguments import add_plan_arguments, check_plan_arguments, show_plan
+from jobs.plan_arguments import add_plan_arguments, check_plan_arguments, show_plan, with_profile
 from pipeline.config import load_experiment, resolved_yaml
 from pipeline.console import RunConsole, budget_line, metric_table
 
@@ -25,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> None:
     """Runs the job with parsed arguments."""
-    profile = [f"train.profile_steps={args.profile}"] if args.profile else []
-    experiment = load_experiment(args.config, [*args.overrides, *profile])
+    experiment = with_profile(load_experiment(args.config, args.overrides), args)
     if args.print_config:
         print(resolved_yaml(experiment), end="")
         return

@@ -13,6 +13,14 @@ _OF_OTHERS = (
     "transfer_from",
     "transfer_penalty",
 )
+# What shapes a task's own loss and nothing else.
+_OF_OWN_LOSS = (
+    "propensity",
+    "transfer_penalty",
+    "label_smoothing",
+    "positive_weight",
+    "focal_gamma",
+)
 
 
 def check_tasks(tasks: Sequence[TaskConfig]) -> None:
@@ -116,3 +124,6 @@ def _check_weights(tasks: Sequence[TaskConfig]) -> None:
                 f"task {task.name!r}: `weight: 0` trains nothing; give it a weight, or a task with "
                 "`product_of` that has this one among its factors"
             )
+        for key in _OF_OWN_LOSS if task.weight == 0 else ():
+            if getattr(task, key):
+                raise ValueError(f"task {task.name!r}: `{key}` has no effect with `weight: 0`")

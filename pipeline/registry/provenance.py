@@ -42,6 +42,10 @@ def _flatten(prefix: str, section: BaseModel, flat: dict[str, str]) -> None:
                 settings = item.model_dump(mode="json", exclude_defaults=True)
                 label = settings.pop("name", position)
                 flat[metric_key(f"{name}.{label}")] = json.dumps(settings)
+        elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
+            for label, item in value.items():
+                settings = item.model_dump(mode="json", exclude_defaults=True)
+                flat[metric_key(f"{name}.{label}")] = json.dumps(settings)
         elif isinstance(value, list | tuple | dict):
             flat[name] = json.dumps(value)
         elif value is not None:

@@ -37,6 +37,7 @@ import ple
 from pipeline.config.optimizers import DenseOptimizerConfig, TableOptimizerConfig
 from pipeline.config.sharding import ShardingConfig
 from pipeline.training.errors import TrainingError
+from pipeline.training.quiet import quiet_torchrec
 from pipeline.training.table_plan import (
     GIB,
     TablePlan,
@@ -124,7 +125,8 @@ def plan_tables(
         callbacks=[keep],
     )
     try:
-        plan = planner.plan(ranker, list(sharders))
+        with quiet_torchrec():
+            plan = planner.plan(ranker, list(sharders))
     except PlannerError as error:
         raise TrainingError(overcommitted(tables, optimizer, dense, workers, str(error))) from error
     options = {option.name: option for option in found[-1]}

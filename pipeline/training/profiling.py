@@ -11,7 +11,6 @@ it is issued, so what overlaps with something else counts where it is waited for
 - dense forward and backward: crosses, experts, gates, towers and losses.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from torchrec.distributed.types import Awaitable
 
 import ple
 from pipeline.training.clock import PhaseClock
+from pipeline.training.errors import TrainingError
 
 EMBEDDING_FORWARD = "embedding forward"
 EMBEDDING_BACKWARD = "embedding backward"
@@ -112,14 +112,22 @@ class StepTrace:
         folder: receives ``trace.json.gz`` and ``operations.txt`` once the last step is done.
         steps: steps to trace; 0 = none.
         device: of the model.
+        total_steps: of the run.
+
+    Raises:
+        TrainingError: the run is shorter than that.
     """
 
-    def __init__(self, folder: Path, steps: int, device: torch.device) -> None:
+    def __init__(self, folder: Path, steps: int, device: torch.device, total_steps: int) -> None:
+        if steps and _WARM_UP_STEPS + steps > total_steps:
+            raise TrainingError(
+                f"train.profile_steps: {steps} steps after {_WARM_UP_STEPS} to warm up, and the run"
+                f" has {total_steps} in all; lower it or raise train.epochs"
+            )
         self._folder, self._steps = folder, steps
         self._seen = 0
         self._profiler: torch.profiler.profile | None = None
         self._device = device
-        self.seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -150,11 +158,9 @@ class StepTrace:
     def _finish(self) -> None:
         assert self._profiler is not None
         profiler, self._profiler = self._profiler, None
-        began = time.perf_counter()
         profiler.stop()
         self._folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
         order = "cuda_time_total" if self._device.type == "cuda" else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=_SHOWN_OPERATIONS)
         (self._folder / "operations.txt").write_text(table)
-        self.seconds += time.perf_counter() - began

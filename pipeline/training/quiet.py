@@ -23,7 +23,7 @@ _WARNINGS = (
 
 @contextmanager
 def quiet_torchrec() -> Iterator[None]:
-    """Drops these notices while a model is sharded, and these warnings from then on."""
+    """Drops these notices while a model is planned and sharded, and these warnings from then on."""
     for message in _WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     filters = [(logging.getLogger(name), _Without(starts)) for name, starts in _NOTICES.items()]

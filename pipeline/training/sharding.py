@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.quantize_comm import QuantizedCommCodec
+from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
@@ -40,7 +41,8 @@ _FUSED_OPTIMIZERS = {
     "adam": EmbOptimType.ADAM,
     "lamb": EmbOptimType.LAMB,
 }
-# fp16 gradients are sent this much larger, out of the range where fp16 has few digits.
+# fp16 gradients are sent this much larger, out of the range where fp16 has few digits: means over a
+# batch are small.
 _FP16_GRADIENT_SCALE = 1024.0
 
 
@@ -135,14 +137,24 @@ def _codecs(communication: str) -> dict[str, QuantizedCommCodecs] | None:
     if communication == "fp32":
         return None
     precision = CommType(communication)
-    config = QCommsConfig(
-        forward_precision=precision,
-        backward_precision=precision,
-        backward_loss_scale=_FP16_GRADIENT_SCALE if communication == "fp16" else None,
+    codecs = get_qcomm_codecs(
+        QCommsConfig(forward_precision=precision, backward_precision=precision)
     )
+    if communication == "fp16":
+        codecs.backward = _ScaledHalves(SparseType.FP16, is_fwd=False)
     # TorchRec's own registry would turn bf16 into fp16 on the CPU, where bf16 works.
     operations = (CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL, CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER)
-    return {operation.name: get_qcomm_codecs(config) for operation in operations}
+    return {operation.name: codecs for operation in operations}
+
+
+class _ScaledHalves(QuantizedCommCodec):
+    """fp16 by a factor. FBGEMM's own option divides by it in fp16 and so gains nothing."""
+
+    def encode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:
+        return super().encode(input_tensor * _FP16_GRADIENT_SCALE, ctx)
+
+    def decode(self, input_tensor: Tensor, ctx: Any = None) -> Tensor:
+        return super().decode(input_tensor, ctx) / _FP16_GRADIENT_SCALE
 
 
 @torch.no_grad()

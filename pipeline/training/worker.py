@@ -110,8 +110,9 @@ class Trainer:
         options = MetricOptions.of(experiment.evaluation, slices)
         self.evaluator = Evaluator(self.model, self.tasks, options, context.device)
         self.best_weights = BestWeights(run_folder / "checkpoint", self.plan.to_tree())
-        traced = train.profile_steps or 0 if context.is_chief else 0
-        self.trace = StepTrace(run_folder / "profile", traced, context.device)
+        traced = (train.profile_steps or 0) if context.is_chief else 0
+        profile = run_folder / "profile"
+        self.trace = StepTrace(profile, traced, context.device, self.total_steps)
         stopping = train.early_stopping
         self.best_evaluation = BestEvaluation(
             selection_metric(stopping.metric, self.tasks, options.group_key is not None),

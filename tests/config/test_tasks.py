@@ -95,6 +95,10 @@ def checked(*tasks: dict[str, Any]) -> None:
         ([CLICK, {**CONVERT, "weight": 0}], "'convert': `weight: 0` trains nothing"),
         ([CLICK, {**CONVERT, "weight": 0}, {**BOTH, "weight": 0}], "`weight: 0` trains nothing"),
         (
+            [CLICK, {**CONVERT, "weight": 0, "propensity": "click"}, BOTH],
+            "'convert': `propensity` has no effect with `weight: 0`",
+        ),
+        (
             [{**CLICK, "negatives_kept": 0.1}, {"name": "like", "negatives_kept": 0.2}],
             "the negatives of one task can be sampled",
         ),

@@ -78,7 +78,7 @@ def test_probabilities_are_those_of_the_data_before_sampling(results: Any) -> No
     test = results[1]["splits"]["test"]
     assert test["click"]["rows"] == 12000
     for task in ("click", "both", "like"):
-        assert test[task]["calibration"] == pytest.approx(1.0, abs=0.1), task
+        assert test[task]["calibration"] == pytest.approx(1.0, abs=0.2), task
         assert test[task]["auc"] > 0.6, task
     # What the sample itself would teach: odds ten times as high.
     rate = test["click"]["positives"] / 12000

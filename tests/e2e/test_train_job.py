@@ -68,7 +68,10 @@ def test_summary_holds_every_split_and_task(two_workers: tuple[Path, dict], data
             assert 0.55 < metrics[task]["auc"] < ceiling + 0.01
     assert summary["examples_per_second"] > 0
     assert 0 <= summary["data_wait_fraction"] < 1
-    assert {"forward", "backward", "evaluation", "total"} <= set(summary["seconds"])
+    parts = {"embedding forward", "dense backward", "communication", "optimizer", "evaluation"}
+    assert {*parts, "data wait", "checkpoint", "total"} <= set(summary["seconds"])
+    assert {*parts, "data wait", "checkpoint", "other"} <= set(summary["time_shares"])
+    assert sum(summary["time_shares"].values()) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_one_and_two_workers_agree(
