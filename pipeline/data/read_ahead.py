@@ -1,14 +1,45 @@
 """A thread that makes items ahead of their consumer, and never leaves it waiting for nothing."""
 
+import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 # How long close() waits for a thread that is stuck in a read; it ends by itself after that.
 _PATIENCE = 5.0
+# How often a waiting consumer looks whether the thread is alive (an interpreter may be ending).
+_HEARTBEAT = 1.0
+
+
+class _Signal:
+    """Wakes the threads of a chain that rest; costs next to nothing while none does."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.resting = 0
+
+    def rest_while(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            # Counted before the first look: whoever changes something after it sees the count.
+            self.resting += 1
+            while condition():
+                self.changed.wait()
+            self.resting -= 1
+
+    def notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+
+@dataclass(frozen=True)
+class _End:
+    """Stands after the last item, with what stopped the thread, if anything did."""
+
+    error: BaseException | None
 
 
 class ReadAhead(Generic[Item]):
@@ -36,10 +67,9 @@ class ReadAhead(Generic[Item]):
         self._make = make
         self._limit = limit
         self._before = before
-        # One condition for a chain of them: each looks at the one before.
-        self._changed: threading.Condition = before._changed if before else threading.Condition()
-        self._items: deque[Item] = deque()
-        self._error: BaseException | None = None
+        # One signal for a chain of them: each looks at the one before.
+        self._signal: _Signal = before._signal if before else _Signal()
+        self._items: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
         self._stopped = False
         self._ended = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -47,72 +77,78 @@ class ReadAhead(Generic[Item]):
 
     def claim(self) -> None:
         """Its items are needed now."""
-        with self._changed:
-            self._before = None
-            self._changed.notify_all()
+        self._before = None
+        self._signal.notify()
 
     def get(self) -> Item | None:
         """The next item, None after the last one; raises what stopped the thread."""
-        with self._changed:
-            while not self._items and not self._ended and not self._stopped:
-                # The time-out is for a thread that died without a word (an interpreter ending).
-                self._changed.wait(1.0)
-                if not self._thread.is_alive() and not self._items and not self._ended:
-                    raise RuntimeError("the reading thread ended without a result")
-            if self._items:
-                item = self._items.popleft()
-                # Not at every item: a thread that is woken competes with the one that wakes it.
-                if len(self._items) <= self._limit // 2:
-                    self._changed.notify_all()
-                return item
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
-        return None
+        if self._stopped:
+            return None
+        item = self._next()
+        if isinstance(item, _End):
+            self._stopped = True
+            if item.error is not None:
+                raise item.error
+            return None
+        # Not at every item: a thread that is woken competes with the one that wakes it.
+        if self._signal.resting and self._waiting() <= self._limit // 2:
+            self._signal.notify()
+        return item
 
     def close(self) -> None:
         """Ends the thread and forgets its items."""
-        with self._changed:
-            self._stopped = True
-            self._items.clear()
-            self._changed.notify_all()
+        self._stopped = True
+        with suppress(queue.Empty):
+            while True:
+                self._items.get_nowait()
+        # For a consumer that waits in another thread.
+        self._items.put(_End(None))
+        self._signal.notify()
         if threading.current_thread() is not self._thread:  # the garbage collector's choice
             self._thread.join(_PATIENCE)
+
+    def _next(self) -> Item | _End:
+        while True:
+            try:
+                return self._items.get(timeout=_HEARTBEAT)
+            except queue.Empty:
+                if not self._thread.is_alive() and self._items.empty():
+                    raise RuntimeError("the reading thread ended without a result") from None
 
     def _work(self) -> None:
         error: BaseException | None = None
         try:
-            if self._waits(self._held_back):
+            self._signal.rest_while(self._held_back)
+            if not self._stopped:
                 source = self._make()
                 try:
                     for item in source:
-                        if not self._waits(self._full):
+                        if self._full():
+                            self._signal.rest_while(self._full)
+                        if self._stopped:
                             return
-                        with self._changed:
-                            self._items.append(item)
-                            self._changed.notify_all()
+                        self._items.put(item)
                 finally:
                     source.close()
         except BaseException as caught:
             error = caught
         finally:
-            with self._changed:
-                self._error, self._ended = error, True
-                self._changed.notify_all()
-
-    def _waits(self, condition: Callable[[], bool]) -> bool:
-        """Waits while a condition holds; false when the consumer has left."""
-        with self._changed:
-            while condition() and not self._stopped:
-                self._changed.wait()
-            return not self._stopped
+            self._items.put(_End(error))
+            self._ended = True
+            self._signal.notify()
 
     def _held_back(self) -> bool:
         before = self._before
-        return before is not None and not before._ended and not before._stopped
+        return before is not None and not (before._ended or before._stopped or self._stopped)
 
     def _full(self) -> bool:
-        waiting = len(self._items)
-        if self._before is not None:
-            waiting += len(self._before._items)
+        if self._stopped:
+            return False
+        before, waiting = self._before, self._waiting()
+        if before is not None:
+            waiting += before._waiting()
         return waiting >= self._limit
+
+    def _waiting(self) -> int:
+        """Items made and not taken; the end it may have put after them is none."""
+        return max(0, self._items.qsize() - self._ended)

@@ -101,7 +101,8 @@ def test_mlflow_holds_the_run(two_workers: tuple[Path, dict]) -> None:
     files = {file.path for file in mlflow.list_artifacts(summary["run_id"])}
     assert {"experiment.yaml", "sharding_plan.json", "figures", "gates.json"} <= files
     figures = {file.path for file in mlflow.list_artifacts(summary["run_id"], "figures")}
-    assert figures == {"figures/curves.png", "figures/gates.png"}
+    names = ("curves", "gates", "reliability_valid", "reliability_test", "task_gradients")
+    assert figures == {f"figures/{name}.png" for name in names}
 
 
 def test_registry_scores_raw_rows_in_a_clean_process(
