@@ -21,12 +21,10 @@ Build = Callable[..., Experiment]
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        # Workers unpickle functions of this package from the tests' import path.
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
+    # The authentication of this process's first session stays: it is the same in every test file.
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from job_runner import ROOT, prepare, run_job, train
 from mlflow.tracking import MlflowClient
+
+from pipeline.data.manifest import load_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -169,7 +172,7 @@ def test_what_cannot_run_is_refused_in_one_line(
 def test_a_label_of_two_stops_the_workers_with_its_place(
     config: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    """The dataset was fine when it was prepared; then somebody rewrote a shard."""
+    """The dataset was fine when it was prepared; then somebody rewrote a shard and its entry."""
     broken = tmp_path / "broken"
     shutil.copytree(dataset, broken)
     shard = next((broken / "train").glob("*.parquet"))
@@ -184,6 +187,12 @@ def test_a_label_of_two_stops_the_workers_with_its_place(
     with pq.ParquetWriter(shard, file.schema_arrow) as writer:
         for group in groups:
             writer.write_table(group)
+    manifest = load_manifest(broken)
+    shards = tuple(
+        replace(entry, bytes=(broken / entry.path).stat().st_size)
+        for entry in manifest.splits["train"]
+    )
+    replace(manifest, splits={**manifest.splits, "train": shards}).save(broken)
     done = run_job(
         *("jobs.train", "--config", str(config), f"storage.path={tmp_path / 'runs'}"),
         *(f"data.path={broken}", "train.workers=2"),
