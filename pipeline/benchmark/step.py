@@ -5,6 +5,7 @@ else (lookups, gates, activations, optimizers) counts as loss.
 """
 
 import itertools
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -65,13 +66,11 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
             for rate, step in zip(measured["product"], measured["step"], strict=True)
         ]
     )
-    step = sorted(measured["step"])[len(measured["step"]) // 2]
-    rate = sorted(measured["product"])[len(measured["product"]) // 2]
     return {
         f"roofline_share_{threads}t": share.median,
         f"roofline_spread_{threads}t": [share.low, share.high],
         f"flops_per_step_{threads}t": flops,
-        f"matmul_flops_per_second_{threads}t": rate,
+        f"matmul_flops_per_second_{threads}t": statistics.median(measured["product"]),
         f"memory_bytes_per_second_{threads}t": memory_rate(),
-        f"examples_per_second_{threads}t": BATCH_SIZE / step,
+        f"examples_per_second_{threads}t": BATCH_SIZE / statistics.median(measured["step"]),
     }

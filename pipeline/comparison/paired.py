@@ -4,10 +4,11 @@ n differences, ν = n − 1 degrees of freedom.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.intervals import t_quantile, two_sided_p
+from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -45,18 +46,18 @@ def paired_difference(differences: Sequence[float]) -> PairedDifference:
     if n < 2:
         return PairedDifference(mean, None, None, None, n)
     error = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1) / n)
-    half = t_quantile((1 + CONFIDENCE) / 2, n - 1) * error
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     if error == 0:
         return PairedDifference(mean, mean, mean, 0.0 if mean else 1.0, n)
-    return PairedDifference(mean, mean - half, mean + half, two_sided_p(mean / error, n - 1), n)
+    p_value = float(2 * stats.t.sf(abs(mean / error), n - 1))
+    return PairedDifference(mean, mean - half, mean + half, p_value, n)
 
 
 def sample_deviation(values: Sequence[float]) -> float | None:
     """Standard deviation over n − 1; None for a single value."""
     if len(values) < 2:
         return None
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return statistics.stdev(values)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

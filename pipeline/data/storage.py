@@ -152,11 +152,6 @@ class Store:
             with self.explaining(path), suppress(FileNotFoundError):
                 self.filesystem.delete_file(self._full(path))
 
-    def remove(self, path: str = "") -> None:
-        """Removes a folder with everything in it, if it is there. Raises OSError."""
-        with self.explaining(path), suppress(FileNotFoundError):
-            self.filesystem.delete_dir(self._full(path))
-
     @contextmanager
     def explaining(self, path: str) -> Iterator[None]:
         """Turns what the file system raises into a StorageError or FileNotFoundError that names

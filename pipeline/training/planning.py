@@ -51,8 +51,6 @@ from pipeline.training.table_plan import (
 )
 
 KERNELS = {"fused": "fused", "uvm": "fused_uvm", "uvm_caching": "fused_uvm_caching"}
-# Share of a uvm_caching table that its cache on the device holds (TorchRec's default).
-CACHE_SHARE = 0.2
 # Bytes per second within a node and between nodes: NVLink and InfiniBand, or gloo over loopback
 # and 10 Gbit Ethernet.
 _BANDWIDTH_GB = {"cuda": (600.0, 12.5), "cpu": (2.0, 1.25)}

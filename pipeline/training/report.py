@@ -61,7 +61,6 @@ class TrainingResult:
         gates: mean gate weights on the validation split: level → stream → expert.
         diagnostics: of gates and experts on the validation split
             (``pipeline.evaluation.diagnostics.Diagnostics.to_tree``).
-        placements: the sharding plan, a row per table.
         plan: the whole plan (``pipeline.training.table_plan.TablePlan.to_tree``).
         counters: what the readers counted, over all workers and passes.
         losses: rows that could not be used, a record (``pipeline.data.losses.Loss``) per shard,
@@ -82,7 +81,6 @@ class TrainingResult:
     time_shares: dict[str, float]
     gates: list[list[list[float]]]
     diagnostics: dict[str, Any]
-    placements: list[dict[str, Any]]
     plan: dict[str, Any]
     counters: dict[str, int]
     losses: list[dict[str, Any]]

@@ -58,7 +58,7 @@ class TrainStep:
         self._optimizers.prepare(step)
         clock.lap(OPTIMIZER)
         features = batch.ids, batch.weighted_ids, batch.dense_BN
-        real_B = (batch.weights_BT != 0).any(1)
+        real_B = (batch.weights_BT != 0).any(1) if self._ranker.batch_statistics else None
         # Laps within the two passes are taken by hooks, see watch_step.
         if joint_loss.wants_boundary:
             loss = self._model(*features, real_B=real_B, objective=joint_loss.objective)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +151,6 @@ class Trainer:
             time_shares=time_shares(seconds, time.perf_counter() - began),
             gates=diagnostics.mean_weights(),
             diagnostics=diagnostics.to_tree(),
-            placements=[asdict(placement) for placement in self.plan.tables],
             plan=self.plan.to_tree(),
             counters=counters,
             losses=loss_table(losses),

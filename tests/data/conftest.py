@@ -1,8 +1,10 @@
-"""An S3 server for the tests of this folder: one for all, its bucket emptied for each."""
+"""What the tests of this folder share: an S3 server, emptied for each, and daily log files."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from daily_logs import write_days
 from s3_server import S3Server, behind_proxy, empty_bucket, s3_server
 
 
@@ -24,3 +26,8 @@ def flaky_s3(s3: S3Server) -> Iterator[S3Server]:
     """The same behind a proxy that fails on command (``flaky_s3.proxy``)."""
     with behind_proxy(s3) as server:
         yield server
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    return write_days(tmp_path / "logs")

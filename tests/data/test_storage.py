@@ -90,8 +90,7 @@ def test_files_are_written_read_replaced_and_removed(store: Store) -> None:
     assert store.names("a") == ["b.txt", "c.bin"]
     store.remove_files(["a/b.txt", "a/never.txt"])
     assert [file.path for file in store.files()] == ["a/c.bin"]
-    store.remove("a")
-    store.remove("a")
+    store.remove_files(["a/c.bin"])
     assert store.files() == []
 
 

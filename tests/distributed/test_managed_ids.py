@@ -41,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert prepare(["clicklog", *options, str(folder / "data")]) == 0
     tree = yaml.safe_load((folder / "data" / "experiment.yaml").read_text())
     tree["data"] |= {"batch_size": 128, "evaluation_batch_size": 512, "shuffle_rows": 1024}
-    tree["train"] = {"epochs": 2, "log_every": 1}
+    # One evaluation a run: the weights of both are those of the same step.
+    tree["train"] = {"epochs": 1, "log_every": 1}
     for feature in tree["features"]["categorical"]:
         if feature["name"] in MAPPED:
             feature |= {
@@ -88,13 +89,11 @@ def test_losses_and_metrics_do_not_depend_on_the_number_of_workers(results: Any)
         assert got == {**expected, "value": pytest.approx(expected["value"], rel=1e-5)}
     for task, metrics in results[1]["splits"]["test"].items():
         assert results[2]["splits"]["test"][task]["auc"] == pytest.approx(metrics["auc"], abs=2e-3)
-    placed = {p["table"]: p for p in results[2]["placements"]}
+    placed = {p["table"]: p for p in results[2]["plan"]["tables"]}
     assert {placed[name]["sharding_type"] for name in MAPPED} == {"row_wise"}
 
 
 def test_the_maps_in_the_checkpoints_are_equal(folder: Path, results: Any) -> None:
-    if results[1]["best_step"] != results[2]["best_step"]:
-        pytest.skip("the best evaluations are a rounding apart")
     one, two = (state_of(folder, results, w) for w in (1, 2))
     assert one.keys() == two.keys()
     slots = [name for name in one if name.endswith("slot_ids")]

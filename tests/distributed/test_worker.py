@@ -97,8 +97,8 @@ def test_every_worker_count_trains_on_the_same_rows_with_the_same_losses(results
 
 
 def test_the_plan_differs_and_the_final_metrics_do_not(results: Any) -> None:
-    assert {tuple(p["ranks"]) for p in results[1][0]["placements"]} == {(0,)}
-    assert {rank for p in results[3][0]["placements"] for rank in p["ranks"]} == {0, 1, 2}
+    assert {tuple(p["ranks"]) for p in results[1][0]["plan"]["tables"]} == {(0,)}
+    assert {rank for p in results[3][0]["plan"]["tables"] for rank in p["ranks"]} == {0, 1, 2}
     for world_size in WORLDS[1:]:
         for task, metrics in results[1][0]["splits"]["test"].items():
             other = results[world_size][0]["splits"]["test"][task]

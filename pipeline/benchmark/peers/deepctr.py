@@ -70,7 +70,8 @@ class DeepCtr:
             task_names=names,
         )
         self._model.compile(
-            torch.optim.Adagrad(self._model.parameters(), lr=0.01), ["binary_crossentropy"] * 2
+            torch.optim.Adagrad(self._model.parameters(), lr=0.01),
+            ["binary_crossentropy"] * len(names),
         )
         self._inputs = {f"id_{f}": ids_BF[:, f] for f in range(ids_BF.shape[1])}
         self._inputs |= {f"number_{n}": dense_BN[:, n] for n in range(dense_BN.shape[1])}

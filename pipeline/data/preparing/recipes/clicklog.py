@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import SPLITS, Column, DatasetError
-from pipeline.data.preparing.recipes.base import Ceilings, Recipe
+from pipeline.data.preparing.recipes.base import Blocks, Ceilings, Recipe
 from pipeline.data.preparing.recipes.clicklog_ceiling import CeilingAuc
 from pipeline.data.preparing.recipes.clicklog_world import TASKS, World
 
@@ -101,19 +101,12 @@ def clicklog(options: ClicklogOptions) -> Recipe:
         items=options.items or min(max(options.rows // 400, 50), 10_000_000),
         correlation=options.correlation,
     )
-    rows = options.split_rows()
+    blocks = Blocks(options.split_rows(), BLOCK_ROWS)
     ceilings = {split: {task: CeilingAuc() for task in options.tasks} for split in SPLITS}
 
-    made = 0
-
     def read() -> Iterator[tuple[str, pa.RecordBatch]]:
-        nonlocal made
-        made = 0
-        for split in SPLITS:
-            for block in range(-(-rows[split] // BLOCK_ROWS)):
-                size = min(BLOCK_ROWS, rows[split] - block * BLOCK_ROWS)
-                made += size
-                yield split, _block(world, options, split, block, size, ceilings[split])
+        for split, block, size in blocks:
+            yield split, _block(world, options, split, block, size, ceilings[split])
 
     def known_ceilings() -> Ceilings:
         return {
@@ -129,7 +122,7 @@ def clicklog(options: ClicklogOptions) -> Recipe:
             TaskConfig(name=t, space="click" if t == "convert" else None) for t in options.tasks
         ),
         read=read,
-        share=lambda: made / sum(rows.values()),
+        share=blocks.share,
         ceilings=known_ceilings,
         source={"recipe": "clicklog", **asdict(options), "tasks": list(options.tasks)},
     )

@@ -22,7 +22,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_v
 from pipeline.config.base import Section
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import SPLITS, Column, DatasetError
-from pipeline.data.preparing.recipes.base import Ceilings, Recipe
+from pipeline.data.preparing.recipes.base import Blocks, Ceilings, Recipe
 from pipeline.data.preparing.recipes.clicklog_ceiling import CeilingAuc
 
 BLOCK_ROWS = 32_768
@@ -127,20 +127,14 @@ def simulate(schema: SimulatedSchema, rows: int, seed: int) -> Recipe:
     """The simulated log as a recipe: ``rows`` train rows, an eighth as many of each other split."""
     if rows < 8:
         raise DatasetError(f"--rows {rows}: make it 8 or more")
-    sizes = {"train": rows, "valid": rows // 8, "test": rows // 8}
+    blocks = Blocks({"train": rows, "valid": rows // 8, "test": rows // 8}, BLOCK_ROWS)
     world = _World(schema, seed)
     best = {s: {t.name: CeilingAuc() for t in schema.tasks if t.rate} for s in SPLITS}
-    made = 0
 
     def read() -> Iterator[tuple[str, pa.RecordBatch]]:
-        nonlocal made
-        made = 0
-        for split in SPLITS:
-            for block in range(-(-sizes[split] // BLOCK_ROWS)):
-                count = min(BLOCK_ROWS, sizes[split] - block * BLOCK_ROWS)
-                made += count
-                random = np.random.default_rng([seed, SPLITS.index(split), block])
-                yield split, world.block(random, best[split]).slice(0, count)
+        for split, number, count in blocks:
+            random = np.random.default_rng([seed, SPLITS.index(split), number])
+            yield split, world.block(random, best[split]).slice(0, count)
 
     def ceilings() -> Ceilings:
         return {
@@ -167,7 +161,7 @@ def simulate(schema: SimulatedSchema, rows: int, seed: int) -> Recipe:
             for t in schema.tasks
         ),
         read=read,
-        share=lambda: made / sum(sizes.values()),
+        share=blocks.share,
         ceilings=ceilings,
         source={"recipe": "simulate", "schema": schema.model_dump(), "rows": rows, "seed": seed},
     )

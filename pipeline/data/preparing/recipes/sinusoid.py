@@ -6,6 +6,8 @@ y_k = w_kᵀx + Σ_i sin(α_i·w_kᵀx + β_i) + ε. The cosine of the two weigh
 J. Ma et al.: Modeling Task Relationships in Multi-task Learning with Multi-gate
 Mixture-of-Experts. KDD 2018, section 3.2. The papers leave α, β, c and ε open; here they are drawn
 from the seed, c = 1, and ε has deviation 0.01.
+
+Shapes: B rows, D inputs, T = 2 tasks, W waves.
 """
 
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.manifest import SPLITS, Column, DatasetError
-from pipeline.data.preparing.recipes.base import Recipe
+from pipeline.data.preparing.recipes.base import Blocks, Recipe
 
 BLOCK_ROWS = 8_192
 _WAVES = 10
@@ -41,26 +43,20 @@ def sinusoid(rows: int, correlation: float, dimensions: int, seed: int) -> Recip
     weights_DT = np.stack([basis[:, 0], second], axis=1)
     speed_W = random.uniform(0.5, 4.0, _WAVES)
     phase_W = random.uniform(0, 2 * np.pi, _WAVES)
-    sizes = {"train": rows, "valid": rows // 8, "test": rows // 8}
+    blocks = Blocks({"train": rows, "valid": rows // 8, "test": rows // 8}, BLOCK_ROWS)
     names = [f"x_{number}" for number in range(1, dimensions + 1)]
     labels = ("first", "second")
-    made = 0
 
     def read() -> Iterator[tuple[str, pa.RecordBatch]]:
-        nonlocal made
-        made = 0
-        for split in SPLITS:
-            for block in range(-(-sizes[split] // BLOCK_ROWS)):
-                count = min(BLOCK_ROWS, sizes[split] - block * BLOCK_ROWS)
-                made += count
-                draw = np.random.default_rng([seed, SPLITS.index(split), block])
-                x_BD = draw.standard_normal((BLOCK_ROWS, dimensions), np.float32)
-                linear_BT = x_BD @ weights_DT
-                y_BT = linear_BT + np.sin(linear_BT[..., None] * speed_W + phase_W).sum(-1)
-                y_BT += _NOISE * draw.standard_normal(y_BT.shape)
-                arrays = [pa.array(x_BD[:count, d].copy()) for d in range(dimensions)]
-                arrays += [pa.array(y_BT[:count, t].astype(np.float32)) for t in range(2)]
-                yield split, pa.RecordBatch.from_arrays(arrays, [*names, *labels])
+        for split, number, count in blocks:
+            draw = np.random.default_rng([seed, SPLITS.index(split), number])
+            x_BD = draw.standard_normal((BLOCK_ROWS, dimensions), np.float32)
+            linear_BT = x_BD @ weights_DT
+            y_BT = linear_BT + np.sin(linear_BT[..., None] * speed_W + phase_W).sum(-1)
+            y_BT += _NOISE * draw.standard_normal(y_BT.shape)
+            arrays = [pa.array(x_BD[:count, d].copy()) for d in range(dimensions)]
+            arrays += [pa.array(y_BT[:count, t].astype(np.float32)) for t in range(2)]
+            yield split, pa.RecordBatch.from_arrays(arrays, [*names, *labels])
 
     return Recipe(
         name="sinusoid",
@@ -70,7 +66,7 @@ def sinusoid(rows: int, correlation: float, dimensions: int, seed: int) -> Recip
         ),
         tasks=tuple(TaskConfig(name=label, loss="squared_error") for label in labels),
         read=read,
-        share=lambda: made / sum(sizes.values()),
+        share=blocks.share,
         source={
             "recipe": "sinusoid",
             "rows": rows,
