@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench lock clean
+.PHONY: help install demo cluster-demo test lint format bench docker-check lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Create .venv and install the locked requirements (STACK=cpu or cuda)
 
@@ -47,6 +47,9 @@ demo: $(STAMP) ## Generate a click log, train PLE on Ray workers, register and s
 	@$(BIN)/python -m jobs.prepare clicklog --output data/clicklog --rows 400000 --if-missing
 	@$(BIN)/python -m jobs.train --config configs/demo.yaml
 
+cluster-demo: $(STAMP) ## Three Ray nodes, S3 and MLflow on this machine; one node is killed
+	@$(BIN)/python -m jobs.cluster_demo
+
 test: $(STAMP) ## Run every test, the slow ones too
 	@$(BIN)/python -m pytest
 
@@ -59,16 +62,22 @@ format: $(STAMP) ## Rewrite the code in the project's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docker-check: $(STAMP) ## Check docker/ without an engine: lint, schemas, what the manifests say
+	@$(BIN)/python -m pytest -q tests/docker
+
 bench: $(STAMP) ## Measure peak memory of preparing and reading
 	@$(BIN)/python -m jobs.benchmark memory
 
+COMPILE := $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header
+
 lock: ## Resolve requirements/*.in anew into the lock files
 	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
-	@$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	  --override requirements/overrides.cpu.txt requirements/cpu.in -o requirements/cpu.lock
-	@sed -i "/'never'/d" requirements/cpu.lock
-	@$(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header \
-	  requirements/cuda.in -o requirements/cuda.lock
+	@cd requirements && for stack in cpu cuda; do \
+	  override=; [ $$stack = cuda ] || override='--override overrides.cpu.txt'; \
+	  ../$(COMPILE) $$override $$stack.in dev.in -o $$stack.lock && \
+	  ../$(COMPILE) $$override -c $$stack.lock $$stack.in -o $$stack-runtime.lock || exit 1; done
+	@sed -i "/'never'/d" requirements/cpu.lock requirements/cpu-runtime.lock
+	@cd requirements && ../$(COMPILE) -c cpu.lock server.in -o server.lock
 	@rm -rf $(VENV)-lock
 
 clean: ## Remove the virtual environment and caches (data/ and runs/ stay)

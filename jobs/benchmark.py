@@ -51,7 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     balance = of.add_parser("balance", help="a step of each balancing method, over a plain one")
     balance.add_argument("--threads", type=int, default=1, help="intra-op threads")
     balance.set_defaults(measure=parts.measure_balance)
-    for part in (data, step, train, scale, balance):
+    serve = of.add_parser("serve", help="the online service against the bare model, cold load")
+    serve.add_argument("--seconds", type=float, default=5.0, help="of load per round and size")
+    serve.set_defaults(measure=parts.measure_serve)
+    fuzz = of.add_parser("fuzz", help="malformed requests against the online service")
+    fuzz.add_argument("--requests", type=int, default=10_000, help="how many")
+    fuzz.add_argument("--seed", type=int, default=0, help="what they are drawn by")
+    fuzz.set_defaults(measure=parts.measure_fuzz)
+    checkpoint = of.add_parser("checkpoint", help="what a save costs the loop, against a copy")
+    checkpoint.add_argument("--gigabytes", type=float, default=2.0, help="size of the state")
+    checkpoint.add_argument("--folder", type=Path, help="where to save; absent = temporary")
+    checkpoint.set_defaults(measure=parts.measure_checkpoint)
+    for part in (checkpoint, data, step, train, scale, balance, serve):
         part.add_argument("--pairs", type=int, default=5, help="interleaved repetitions")
     for part in of.choices.values():
         add_summary_argument(part)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.stopping import INTERRUPTED, RunStopped
+
 
 class SummaryError(OSError):
     """The summary file cannot be written."""
@@ -47,20 +49,29 @@ def quieten_libraries() -> None:
 def run_job(job: Callable[[], None]) -> int:
     """Runs a job; a fault of the user's or the machine's ends it with one line and status 1.
 
-    Exit status: 0 done, 1 refused or failed with a reason, 130 interrupted.
+    Exit status: 0 done, 1 refused or failed with a reason, 3 stopped on request with a checkpoint
+    from which ``--resume`` goes on, 130 interrupted before there was one.
     """
     quieten_libraries()
     try:
         job()
+    except RunStopped as stop:
+        print(_with_notes(stop), file=sys.stderr)
+        return stop.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except (ValueError, RuntimeError, OSError) as error:
         if not type(error).__module__.startswith(("pipeline.", "ple.", "jobs.")):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_notes(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _with_notes(error: BaseException) -> str:
+    """What an error says, and what was noted on its way up."""
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])
 
 
 def check_summary(path: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Trains one experiment on Ray workers and registers its best weights as a model version.
 
 python -m jobs.train --config configs/demo.yaml [section.key=value …] [--summary FILE]
+python -m jobs.train --config configs/demo.yaml --resume [RUN_ID]
 python -m jobs.train --config configs/demo.yaml --plan-only [--workers 8] [--workers-per-node 4]
 """
 
@@ -18,6 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
     add_config_arguments(parser)
     add_plan_arguments(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN_ID",
+        help="go on with a run that was stopped or killed; without an id with the newest one",
+    )
     args = parser.parse_args(arguments)
     check_plan_arguments(parser, args)
     return run_job(lambda: train(args))
@@ -38,7 +46,7 @@ def train(args: argparse.Namespace) -> None:
     from pipeline.run import train_and_register
 
     console = RunConsole()
-    outcome = train_and_register(experiment, console)
+    outcome = train_and_register(experiment, console, args.resume)
     write_summary(args.summary, outcome.summary())
     result, version = outcome.result, outcome.version
     console.table(

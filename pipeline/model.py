@@ -23,14 +23,44 @@ def build_ranker(
         device: where the embedding tables live; ``meta`` leaves their memory to be allocated by
             whoever shards them. The dense part is built on the CPU either way.
     """
+    tables = tables_of(experiment, transforms)
+    embeddings = ple.FeatureEmbeddings(tables, device=torch.device(device)) if tables else None
+    return _ranker(experiment, transforms, embeddings)
+
+
+def build_served_ranker(
+    experiment: Experiment, transforms: FeatureTransforms, precision: ple.Precision
+) -> ple.Ranker:
+    """The ranker for scoring, over plain tables that need no TorchRec.
+
+    Its weights are unset, on the meta device; :func:`ple.serving_state` makes them of the trained
+    ones (``load_state_dict(..., assign=True)``).
+    """
+    tables = tables_of(experiment, transforms)
+    ids = transforms.single_features, transforms.list_features
+    with torch.device("meta"):
+        embeddings = ple.ServingTables(tables, *ids, precision) if tables else None
+        return _ranker(experiment, transforms, embeddings)
+
+
+def tables_of(experiment: Experiment, transforms: FeatureTransforms) -> list[ple.FeatureTable]:
+    """The tables of the experiment's model."""
+    tasks = [task.name for task in experiment.tasks if task.has_tower]
+    return feature_tables(experiment.model.kind, transforms.tables, tasks)
+
+
+def _ranker(
+    experiment: Experiment,
+    transforms: FeatureTransforms,
+    embeddings: "ple.FeatureEmbeddings | ple.ServingTables | None",
+) -> ple.Ranker:
     model = experiment.model
     with_tower = [task for task in experiment.tasks if task.has_tower]
     tasks = [task.name for task in with_tower]
-    tables = feature_tables(model.kind, transforms.tables, tasks)
     groups = model.groups or {}
     gate, cross = model.feature_gate, model.interaction
     return ple.Ranker(
-        ple.FeatureEmbeddings(tables, device=torch.device(device)) if tables else None,
+        embeddings,
         dense_width=len(transforms.dense_names),
         levels=[_level_spec(level, tasks, list(groups)) for level in model.levels],
         tower_hidden=[

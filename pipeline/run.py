@@ -1,6 +1,6 @@
 """One training run, start to end: check → track → launch → export → register → summarise."""
 
-import shutil
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +9,13 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline.cluster.launch import launch_training
+from pipeline.checkpoint.marker import normalised
+from pipeline.cluster.launch import Listener, launch_training
+from pipeline.cluster.run_file import RunFile, remove_run_folder, run_to_resume
 from pipeline.cluster.session import Placement, ray_session, resolve_placement, waiting_for
 from pipeline.config import Experiment
 from pipeline.config.load import with_absolute_paths
+from pipeline.config.locations import inside, mask
 from pipeline.console import RunConsole
 from pipeline.data.collisions import HashedFeature, hashed_features
 from pipeline.data.fitting import fit_transforms, load_statistics
@@ -23,20 +26,13 @@ from pipeline.data.slices import fit_slices, save_slices
 from pipeline.data.sources.dataset import open_dataset
 from pipeline.data.storage import open_store
 from pipeline.data.transforms import FeatureTransforms
-from pipeline.evaluation.diagnostics import Diagnostics
-from pipeline.evaluation.figures import (
-    HistoryPoint,
-    gate_heat_map,
-    gate_uses,
-    gradient_figure,
-    reliability_diagram,
-    training_curves,
-)
 from pipeline.evaluation.selection import selection_metric
 from pipeline.registry.artifact import RegisteredVersion, register_model
-from pipeline.registry.metric_logger import MetricLogger
-from pipeline.registry.tracking import Tracker, evaluation_values
+from pipeline.registry.result_log import log_result
+from pipeline.registry.run_life import RunLife
+from pipeline.registry.tracking import Tracker
 from pipeline.registry.uris import TrackingError
+from pipeline.training.identity import run_identity
 from pipeline.training.plan_checks import check_plan
 from pipeline.training.pooling import pooling_factors, save_pooling_factors
 from pipeline.training.report import TrainingResult
@@ -84,21 +80,42 @@ class RunOutcome:
         }
 
 
-def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcome:
+def train_and_register(
+    experiment: Experiment, console: RunConsole, resume: str | None = None
+) -> RunOutcome:
     """Runs the experiment and registers its best weights as a model version.
 
     What can be told from the experiment, the manifest, Ray and MLflow is refused before the first
     worker starts.
 
+    Args:
+        experiment: the run.
+        console: told how it goes.
+        resume: the run to go on with; "" = the newest unfinished one of this name, or a new one;
+            None = a new one.
+
     Raises:
         ConfigError, DatasetError: the experiment or the dataset cannot be used.
+        ResumeError: there is no such run to resume, or it was another experiment.
         TrackingError: MLflow does not answer.
         WorkersFailedError: training failed; the message is the worker's own.
+        RunStopped: SIGTERM or Ctrl-C; a checkpoint stands, if training had begun.
     """
     began = time.perf_counter()
     experiment = with_absolute_paths(experiment)
+    storage = experiment.storage.path
+    earlier = None
+    if resume is not None:
+        earlier = run_to_resume(storage, experiment.name, resume or None)
+        if earlier is None:
+            console.note(
+                f"no unfinished run of {experiment.name!r} under {mask(storage)}: a new one"
+            )
     dataset = open_dataset(experiment, console.note)
     manifest = dataset.manifest
+    identity = normalised(run_identity(experiment, manifest.digest))
+    if earlier is not None:
+        earlier.check_same(identity)
     transforms = fit_transforms(experiment.features, dataset.folder)
     check_columns(experiment, manifest)
     evaluation = experiment.evaluation
@@ -107,33 +124,42 @@ def train_and_register(experiment: Experiment, console: RunConsole) -> RunOutcom
     hashed = _hashed(experiment, manifest, statistics, console)
     pooling = pooling_factors(transforms, statistics, manifest.rows("train"))
     console.note("starting Ray ..." if experiment.ray.address is None else "joining Ray ...")
-    with ray_session(experiment):
+    with ray_session(experiment), RunLife(experiment) as life:
         placement = resolve_placement(experiment)
         check_plan(experiment, transforms, placement.device)
-        with Tracker.start(experiment, manifest) as tracker:
-            console.note(f"MLflow run {tracker.run_id}")
-            run_folder = Path(experiment.storage.path) / tracker.run_id
-            transforms.save(run_folder / "transforms")
-            manifest.save(run_folder / "dataset")
-            save_slices(slices, run_folder / "dataset")
-            save_pooling_factors(pooling, run_folder / "dataset")
+        with Tracker.start(
+            experiment, manifest, resume_run_id=None if earlier is None else earlier.run_id
+        ) as tracker:
+            console.note(f"MLflow run {tracker.run_id}" + (", resumed" if earlier else ""))
+            run_folder = inside(storage, tracker.run_id)
+            run = earlier or RunFile.new(tracker.run_id, experiment.name, identity)
+            life.begin(tracker, run, run_folder)
+            transforms.save(inside(run_folder, "transforms"))
+            manifest.save(inside(run_folder, "dataset"))
+            save_slices(slices, inside(run_folder, "dataset"))
+            save_pooling_factors(pooling, inside(run_folder, "dataset"))
             tracker.log_dict({"features": [asdict(f) for f in hashed]}, "hash_collisions.json")
             tracker.set_tags({f"placement.{k}": str(v) for k, v in asdict(placement).items()})
             launched = time.perf_counter()
-            result = _train(experiment, placement, manifest, tracker, run_folder, console)
+            result = _train(experiment, placement, manifest, tracker, run_folder, console, life)
             trained = time.perf_counter()
             for line in _warnings(result):
                 console.note(line)
             try:
+                tracker.await_server()
                 version, examples = _register(tracker, experiment, transforms, manifest, result)
-                _log_result(tracker, experiment, result)
-                tracker.log_files(run_folder / "profile", "profile")
+                log_result(tracker, experiment, result)
+                _log_profile(tracker, run_folder)
             except TrackingError as error:
                 raise TrackingError(
-                    f"{error}; the trained weights are kept in {result.checkpoint}"
+                    f"{error}; the trained weights are kept in {mask(result.checkpoint)}, go on "
+                    f"with --resume {tracker.run_id}"
                 ) from error
-            if not experiment.storage.keep_checkpoint:
-                shutil.rmtree(run_folder, ignore_errors=True)
+            life.end("finished")
+    if tracker.undelivered is not None:
+        console.note(tracker.undelivered)
+    elif not experiment.storage.keep_checkpoint:
+        remove_run_folder(run_folder)
     done = time.perf_counter()
     seconds = dict(result.seconds) | {
         "start": launched - began,
@@ -163,8 +189,9 @@ def _train(
     placement: Placement,
     manifest: Manifest,
     tracker: Tracker,
-    run_folder: Path,
+    run_folder: str,
     console: RunConsole,
+    life: RunLife,
 ) -> TrainingResult:
     """Launches the workers, passing their progress to the console and their metrics to MLflow."""
     console.note(
@@ -174,24 +201,36 @@ def _train(
     short = waiting_for(placement)
     if short is not None:
         console.note(short)
-    metric_logger = MetricLogger(tracker.run)
-    try:
-        with console:
-            return launch_training(
-                experiment,
-                placement,
-                run_name=tracker.run_id,
-                run_folder=run_folder,
-                on_progress=console.progress,
-                on_metrics=lambda posting: metric_logger.log(
-                    posting.values | {"epoch": float(posting.epoch)}, posting.step
-                ),
-            )
-    finally:
-        shutil.rmtree(run_folder.parent / "ray" / tracker.run_id, ignore_errors=True)
-        lost = metric_logger.close()
-        if lost:
-            console.note(f"MLflow did not take {lost} metric values ({metric_logger.last_error})")
+    listener = Listener(
+        on_progress=console.progress,
+        on_metrics=lambda posting: tracker.log_metrics(
+            posting.values | {"epoch": float(posting.epoch)}, posting.step
+        ),
+        on_note=console.note,
+    )
+    life.check()
+    with console:
+        outcome = launch_training(
+            experiment,
+            placement,
+            run_name=tracker.run_id,
+            run_folder=run_folder,
+            listener=listener,
+            signals=life.signals,
+        )
+    if isinstance(outcome, TrainingResult):
+        life.check()
+        return outcome
+    raise life.stopped()
+
+
+def _log_profile(tracker: Tracker, run_folder: str) -> None:
+    """Stores what the torch profiler left, if it ran."""
+    store = open_store(inside(run_folder, "profile"))
+    with tempfile.TemporaryDirectory() as folder:
+        for file in store.files():
+            (Path(folder) / file.path).write_bytes(store.read_bytes(file.path))
+            tracker.log_files(Path(folder), "profile")
 
 
 def check_columns(experiment: Experiment, manifest: Manifest) -> None:
@@ -223,49 +262,12 @@ def check_columns(experiment: Experiment, manifest: Manifest) -> None:
     selection_metric(experiment.train.early_stopping.metric, experiment.tasks, grouped)
 
 
-def _log_result(tracker: Tracker, experiment: Experiment, result: TrainingResult) -> None:
-    tracker.log_metrics(evaluation_values("test", result.splits.get("test", {})), result.best_step)
-    tracker.log_metrics(
-        {"best_step": float(result.best_step), "data_wait_fraction": result.data_wait_fraction}
-        | {f"seconds/{phase}": seconds for phase, seconds in result.seconds.items()}
-        | {f"time_share/{phase}": share for phase, share in result.time_shares.items()}
-        | {f"rows/{name}": float(count) for name, count in result.counters.items()}
-        | {f"lost_rows/{kind}": float(rows) for kind, rows in result.lost_rows.items()},
-        result.steps,
-    )
-    if result.losses:
-        tracker.log_dict({"losses": result.losses}, "data_faults.json")
-    tracker.log_dict(result.plan, "sharding_plan.json")
-    tracker.log_dict({"history": result.history}, "history.json")
-    _log_evaluation(tracker, result)
-    points = [HistoryPoint(**record) for record in result.history]
-    curves = training_curves(points, experiment.tasks, result.best_step)
-    tracker.log_figure(curves, "figures/curves.png")
-    gradients = gradient_figure(points, [task.name for task in experiment.tasks])
-    if gradients is not None:
-        tracker.log_figure(gradients, "figures/task_gradients.png")
-
-
 def _warnings(result: TrainingResult) -> list[str]:
     """What the console says of gates and experts that do not do their work."""
     flags: list[str] = result.diagnostics["flags"]
     shown = flags[:SHOWN_FLAGS]
     more = len(flags) - len(shown)
     return shown + ([f"and {more} more remarks on gates and experts in gates.json"] if more else [])
-
-
-def _log_evaluation(tracker: Tracker, result: TrainingResult) -> None:
-    """Figures and details of the final evaluation: reliability, slices, gates, experts."""
-    tracker.log_dict({"splits": result.splits}, "metrics.json")
-    for split, metrics in result.splits.items():
-        diagram = reliability_diagram(metrics)
-        if diagram is not None:
-            tracker.log_figure(diagram, f"figures/reliability_{split}.png")
-    diagnostics = Diagnostics.from_tree(result.diagnostics)
-    tracker.log_metrics(diagnostics.values(), result.best_step)
-    tracker.log_dict(result.diagnostics, "gates.json")
-    if diagnostics.gates:
-        tracker.log_figure(gate_heat_map(gate_uses(diagnostics)), "figures/gates.png")
 
 
 def _register(
@@ -276,8 +278,8 @@ def _register(
     result: TrainingResult,
 ) -> tuple[RegisteredVersion, pd.DataFrame]:
     # torchrec is slow to import: only now does the driver need the model itself.
+    from pipeline.checkpoint.weights import load_unsharded
     from pipeline.model import build_ranker
-    from pipeline.training.checkpoint import load_unsharded
 
     ranker = build_ranker(experiment, transforms, device="cpu")
     load_unsharded(ranker, result.checkpoint)
@@ -291,6 +293,8 @@ def _register(
         result.splits,
         examples,
         result.best_step,
+        result.diagnostics,
+        result.sample,
     )
     return version, examples
 

@@ -44,10 +44,10 @@ class BatchMoments(nn.Module):
         # Sums about the running mean, which all workers share, lose no digits to a large mean.
         shift_EO = self.mean_EO.clone()
         counted_BEO = h_BEO - shift_EO
-        count = h_BEO.new_tensor([len(h_BEO)])
+        count = counted_BEO.new_tensor([len(h_BEO)])
         if real_B is not None:
             counted_BEO = torch.where(real_B[:, None, None], counted_BEO, 0.0)
-            count = real_B.sum().to(h_BEO.dtype).reshape(1)
+            count = real_B.sum().to(counted_BEO.dtype).reshape(1)
         sums = [counted_BEO.sum(0).flatten(), counted_BEO.square().sum(0).flatten(), count]
         totals = _sum_over_workers(torch.cat(sums))
         rows = totals[-1].detach()

@@ -1,15 +1,12 @@
-"""Feature tables: id lists in, pooled vectors per row out, through TorchRec collections.
+"""Feature tables in training: id lists in, pooled vectors out, through TorchRec collections.
 
-Most models read one feature vector. Some read several of the same features: single-task models a
-vector of each task's own tables, STEM a slice of each row per task and a shared one. Each such
-vector is a view.
+:mod:`ple.serving_tables` is their counterpart without TorchRec.
 
 Shape suffixes: B rows, D sum of the tables' widths.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,37 +16,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from ple.managed_ids import IdMap, managed_collection
+from ple.managed_ids import managed_collection
+from ple.tables import FeatureTable, check_tables
 
-POOLINGS = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """One categorical feature and the table its ids index.
-
-    Attributes:
-        name: table name; names the parameter in checkpoints and sharding plans.
-        feature: key of the feature in the KeyedJaggedTensor.
-        rows: ids 0 … rows-1.
-        dim: embedding width in one view.
-        pooling: ``"sum"`` or ``"mean"`` over the ids of a row; an empty list gives zeros.
-        weighted: each id carries a weight that scales its row; pooled by sum.
-        view: feature vector the table is for.
-        slices: cut each row, ``slices`` times ``dim`` wide, into that many views; 1 = one view.
-        map: the ids are any from 0 to 2^63 - 2, which a map learned in training takes to the rows;
-            None = they are rows. Not for weighted tables.
-    """
-
-    name: str
-    feature: str
-    rows: int
-    dim: int
-    pooling: str = "sum"
-    weighted: bool = False
-    view: int = 0
-    slices: int = 1
-    map: IdMap | None = None
+_POOLINGS = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 
 
 class FeatureEmbeddings(nn.Module):
@@ -83,11 +53,9 @@ class FeatureEmbeddings(nn.Module):
         self, tables: Sequence[FeatureTable], device: torch.device | str | None = None
     ) -> None:
         super().__init__()
-        _check_tables(tables)
+        self.views = check_tables(tables)
         device = None if device is None else torch.device(device)
         self.tables = tuple(tables)
-        self.views = max(max(table.view + 1, table.slices) for table in tables)
-        _check_views(tables, self.views)
         self.width = sum(table.dim for table in tables if table.view == 0)
         plain = [table for table in tables if table.map is None]
         self.unweighted = _collection([t for t in plain if not t.weighted], False, device)
@@ -173,54 +141,6 @@ def _only(ids: KeyedJaggedTensor, features: list[str]) -> KeyedJaggedTensor:
     return ids.permute([position[feature] for feature in features])
 
 
-def _check_tables(tables: Sequence[FeatureTable]) -> None:
-    if not tables:
-        raise ValueError("`tables` is empty; a model without tables takes embeddings=None")
-    _check_unique("name", [table.name for table in tables])
-    for view in {table.view for table in tables}:
-        _check_unique("feature", [table.feature for table in tables if table.view == view])
-    for table in tables:
-        if table.rows < 1 or table.dim < 1:
-            raise ValueError(
-                f"table {table.name!r}: rows ({table.rows}) and dim ({table.dim}) must be positive"
-            )
-        if table.pooling not in POOLINGS:
-            raise ValueError(
-                f"table {table.name!r}: pooling {table.pooling!r} is unknown;"
-                f" choose one of {', '.join(POOLINGS)}"
-            )
-        if table.weighted and table.pooling != "sum":
-            raise ValueError(
-                f"table {table.name!r}: weighted ids are pooled by sum; set pooling to 'sum'"
-            )
-        if table.weighted and table.map is not None:
-            raise ValueError(f"table {table.name!r}: a table with a map takes no weighted ids")
-
-
-def _check_unique(kind: str, values: list[str]) -> None:
-    repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
-        raise ValueError(f"table {kind} {repeated[0]!r} is used twice; make it unique")
-
-
-def _check_views(tables: Sequence[FeatureTable], views: int) -> None:
-    if any(table.slices not in (1, views) or (table.slices > 1 and table.view) for table in tables):
-        raise ValueError(f"a table that is cut into slices serves all {views} views; use view 0")
-    if any(table.slices > 1 for table in tables):
-        if any(table.slices == 1 for table in tables):
-            raise ValueError("either all tables are cut into slices or none is")
-        return
-    layouts = [
-        [(table.feature, table.dim) for table in tables if table.view == view]
-        for view in range(views)
-    ]
-    for view, layout in enumerate(layouts):
-        if layout != layouts[0]:
-            raise ValueError(
-                f"view {view} has other features, widths or order than view 0; make them the same"
-            )
-
-
 def _output_keys(tables: Sequence[FeatureTable]) -> list[str]:
     """What TorchRec calls each table's output: feature@table where tables share the feature.
 
@@ -262,6 +182,6 @@ def _config(table: FeatureTable, init: Callable[[Tensor], Tensor | None]) -> Emb
         feature_names=[table.feature],
         num_embeddings=table.rows,
         embedding_dim=table.dim * table.slices,
-        pooling=POOLINGS[table.pooling],
+        pooling=_POOLINGS[table.pooling],
         init_fn=init,
     )

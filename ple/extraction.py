@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ple.expert_blocks import Scope, expert_outputs
 from ple.experts import ExpertBank
 from ple.fusion import Fusion, StreamShape, check_fusion
-from ple.gates import Gate, SelfGate, mix_batched, mix_looped
+from ple.gates import Gate, SelfGate, gate_weights, mix_batched, mix_looped
 from ple.interaction import FeatureGate
 from ple.layers import init_output
 from ple.wiring import LevelWiring, Output, Wiring
@@ -50,13 +51,19 @@ class ExtractionNetwork(nn.Module):
         wiring: the level.
         shapes: of the streams it is handed.
         options: of its experts.
+        scope: asked in backward passes, see :class:`ple.expert_blocks.Scope`.
     """
 
     def __init__(
-        self, wiring: LevelWiring, shapes: Sequence[StreamShape], options: ExpertOptions
+        self,
+        wiring: LevelWiring,
+        shapes: Sequence[StreamShape],
+        options: ExpertOptions,
+        scope: Scope | None = None,
     ) -> None:
         super().__init__()
         self.wiring = wiring
+        self._scope = Scope() if scope is None else scope
         self.experts = nn.ModuleDict(
             {
                 bank.owner.key: ExpertBank(
@@ -121,7 +128,7 @@ class ExtractionNetwork(nn.Module):
             The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate.
         """
         if streams[0].device.type == "cpu" if looped is None else looped:
-            each = [bank.looped(x, real_B) for bank, x in self._banks(streams)]
+            each = self._looped(streams, real_B)
             return self._outputs(streams, mix_looped, each, [bank[0] for bank in each])
         stacked = [bank.batched(x, real_B) for bank, x in self._banks(streams)]
         return self._outputs(streams, mix_batched, stacked, [bank[:, 0] for bank in stacked])
@@ -130,12 +137,32 @@ class ExtractionNetwork(nn.Module):
         reads = [streams[bank.reads] for bank in self.wiring.banks]
         return list(zip(self.experts.values(), reads, strict=True))  # type: ignore[arg-type]
 
+    def _looped(self, streams: Sequence[Tensor], real_B: Tensor | None) -> list[list[Tensor]]:
+        """The outputs of every bank's experts; banks that read the same run together."""
+        banks = self._banks(streams)
+        layers = [bank.relu_layers() for bank, _ in banks]
+        each: list[list[Tensor]] = [
+            bank.looped(x, real_B) if own is None else []
+            for (bank, x), own in zip(banks, layers, strict=True)
+        ]
+        for stream in distinct([x for _, x in banks]):
+            members = [n for n, (_, x) in enumerate(banks) if x is stream and layers[n]]
+            experts = [expert for n in members for expert in layers[n] or ()]
+            if experts:
+                outputs = iter(expert_outputs(stream, experts, self._scope))
+                for n in members:
+                    each[n] = [next(outputs) for _ in layers[n] or ()]
+        return each
+
     def _outputs(
         self, streams: Sequence[Tensor], mix: _Mix, banks: Sequence[Any], firsts: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         gated = [output for output in self.wiring.outputs if output.gated]
         own = [output for output in self.wiring.outputs if output.self_gated is not None]
-        gates = [self.gates[o.owner.key](_selector(o, streams)) for o in gated]
+        gates = gate_weights(
+            [self.gates[o.owner.key] for o in gated],  # type: ignore[misc]
+            [_selector(o, streams) for o in gated],
+        )
         weights = [self._plus_native(o, gate_BE) for o, gate_BE in zip(gated, gates, strict=True)]
         weights += [self.self_gates[o.owner.key](streams[o.selectors[0]]) for o in own]
         members: list[Sequence[Any]] = [o.banks for o in gated]
@@ -173,6 +200,7 @@ class Extraction(nn.Module):
 
     Attributes:
         out_width: width of the task streams.
+        scope: tells the experts what backward passes are for.
 
     Raises:
         ValueError: the options do not fit the kind.
@@ -191,6 +219,7 @@ class Extraction(nn.Module):
         check_fusion(fusion, wiring)
         self.wiring = wiring
         self.tasks = len(wiring.task_outputs)
+        self.scope = Scope()
         self.out_width = wiring.levels[-1].out_width
         first = StreamShape(in_width, in_width if fan_in is None else fan_in)
         self.feature_gates = nn.ModuleList(
@@ -199,9 +228,8 @@ class Extraction(nn.Module):
         self.levels, self.fusions = nn.ModuleList(), nn.ModuleList()
         shapes = [first] * len(wiring.inputs)
         for number, level in enumerate(wiring.levels, start=1):
-            self.levels.append(
-                ExtractionNetwork(level, shapes, ExpertOptions() if options is None else options)
-            )
+            expert_options = ExpertOptions() if options is None else options
+            self.levels.append(ExtractionNetwork(level, shapes, expert_options, self.scope))
             if number < len(wiring.levels):
                 fused = Fusion(fusion, level, shapes)
                 self.fusions.append(fused)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ple.layers import MLP
 
@@ -43,11 +44,39 @@ class Gate(nn.Module):
         if experts > 1:
             self.logits = MLP(in_width, hidden, experts, activation, out_bias=bias, fan_in=fan_in)
 
+    @property
+    def linear(self) -> nn.Linear | None:
+        """The gate's only layer; None where it has hidden ones, or nothing to choose."""
+        return self.logits.out if self.logits is not None and not self.logits.hidden else None
+
     def forward(self, selector_BI: Tensor) -> Tensor:
         """[B, I] to [B, E], rows summing to 1."""
         if self.logits is None:
             return selector_BI.new_ones(len(selector_BI), 1)
         return torch.softmax(self.logits(selector_BI), dim=1)
+
+
+def gate_weights(gates: Sequence[Gate], selectors: Sequence[Tensor]) -> list[Tensor]:
+    """[B, E] of each gate; linear gates that read the same selector share a matrix product."""
+    weights: list[Tensor | None] = [None] * len(gates)
+    for selector_BI in {id(selector): selector for selector in selectors}.values():
+        linear = [
+            n
+            for n, (gate, own) in enumerate(zip(gates, selectors, strict=True))
+            if own is selector_BI and gate.linear is not None
+        ]
+        if len(linear) > 1:
+            layers = [layer for n in linear if (layer := gates[n].linear) is not None]
+            weight_EI = torch.cat([layer.weight for layer in layers])
+            biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+            logits_BE = F.linear(selector_BI, weight_EI, torch.cat(biases) if biases else None)
+            parts = logits_BE.split([len(layer.weight) for layer in layers], dim=1)
+            for n, own_BE in zip(linear, parts, strict=True):
+                weights[n] = torch.softmax(own_BE, dim=1)
+    return [
+        gate(selector) if own is None else own
+        for gate, selector, own in zip(gates, selectors, weights, strict=True)
+    ]
 
 
 class SelfGate(nn.Module):
@@ -123,6 +152,8 @@ def mix_looped(
     columns = [experts_of(indices) for indices in members]
     still = [frozenset(experts_of(indices)) for indices in stopped or [()] * len(gates)]
     experts = [expert_BO for bank in banks for expert_BO in bank]
+    # Under autocast a softmax may be of another type than the experts it weighs.
+    gates = [gate_BE.to(experts[0].dtype) for gate_BE in gates]
     return list(_GatedSums.apply(columns, still, *gates, *experts))
 
 

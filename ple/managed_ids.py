@@ -11,8 +11,6 @@ Shapes: R rows of the map, U distinct ids of an interval.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +27,7 @@ from torchrec.modules.mc_modules import (
 )
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-Eviction = Literal["frequency", "recency", "frequency_recency"]
+from ple.tables import Eviction, IdMap
 
 # Stands in a slot that holds no id; ids are below it.
 FREE = torch.iinfo(torch.int64).max
@@ -38,21 +36,6 @@ _POLICIES: dict[str, type[MCHEvictionPolicy]] = {
     "recency": LRU_EvictionPolicy,
     "frequency_recency": DistanceLFU_EvictionPolicy,
 }
-
-
-@dataclass(frozen=True)
-class IdMap:
-    """How the map of one table works; see :class:`ManagedIds`.
-
-    Attributes:
-        eviction: who loses a row to a new id.
-        interval: training steps between two changes of the map.
-        buckets: parts of the map; divides the table's rows, and the number of workers divides it.
-    """
-
-    eviction: Eviction = "frequency"
-    interval: int = 100
-    buckets: int = 16
 
 
 def managed_collection(
@@ -240,6 +223,31 @@ class ManagedIds(ManagedCollisionModule):
         for values in (slot_ids, slot_rows, *kept.values()):
             values.copy_(values[order])
         return replaced
+
+    def collected(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beside the buffers: calls so far, and the ids collected since
+        the map last changed with the number of them in each call."""
+        none = self.slot_ids.new_empty(0)
+        return {
+            "calls": self._current_iter_tensor.clone(),
+            "ids": torch.cat([*self._seen, none]),
+            "sizes": none.new_tensor(self._seen_at),
+        }
+
+    def load_collected(self, parts: Sequence[dict[str, Tensor]]) -> None:
+        """Goes on from what :meth:`collected` gave, of this part or of all parts of a map that was
+        cut differently; ids of other parts' buckets are left out."""
+        self._current_iter_tensor.copy_(parts[0]["calls"])
+        first = self._first_row // self._bucket_rows
+        stop = first + self._rows // self._bucket_rows
+        calls = [part["ids"].to(self.slot_ids.device) for part in parts]
+        calls = [ids.split(part["sizes"].tolist()) for ids, part in zip(calls, parts, strict=True)]
+        self._seen, self._seen_at = [], []
+        for call in zip(*calls, strict=True):
+            ids = torch.cat(call)
+            bucket = ids.remainder(self._buckets)
+            self._seen.append(ids[(bucket >= first) & (bucket < stop)])
+            self._seen_at.append(self._seen[-1].numel())
 
     def output_size(self) -> int:
         return self._rows

@@ -5,20 +5,24 @@ Shape suffixes: B rows, T tasks, N dense columns, D width of the feature vector,
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ple.embeddings import FeatureEmbeddings
 from ple.extraction import ExpertOptions, Extraction
 from ple.interaction import LowRankCross
 from ple.kinds import wire
 from ple.layers import check_dropout
+from ple.serving_tables import FeatureIds, ServingTables
 from ple.towers import Towers
 from ple.wiring import LevelSpec, Output, expert_names, owner_name
+
+if TYPE_CHECKING:  # A served model has plain tables, and no TorchRec beside it.
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    from ple.embeddings import FeatureEmbeddings
 
 # Matrix products are fastest when the width is a multiple of this (cache lines, tensor cores).
 WIDTH_MULTIPLE = 64
@@ -66,6 +70,8 @@ class Ranker(nn.Module):
 
     Attributes:
         batch_statistics: whether training reads ``real_B``.
+        training_dtype: of the matrix products in training mode: float32, or bfloat16 by autocast
+            (weights, their gradients, tables, losses and all of evaluation stay float32).
 
     Raises:
         ValueError: the parts do not fit together; the message says which and what to change.
@@ -73,7 +79,7 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        embeddings: FeatureEmbeddings | None,
+        embeddings: "FeatureEmbeddings | ServingTables | None",
         dense_width: int,
         levels: Sequence[LevelSpec],
         tower_hidden: Sequence[Sequence[int]],
@@ -133,6 +139,7 @@ class Ranker(nn.Module):
         self._task_names = _names("task", self.extraction.tasks, task_names)
         self._group_names = _names("group", len(groups), group_names)
         self.batch_statistics = normalization == "batch"
+        self.training_dtype = torch.float32
         self.gate_l2 = gate_l2
         if gate_l2 and not self.extraction.gate_weights():
             raise ValueError(f"`gate_l2` has no effect: this model of kind {kind!r} has no gates")
@@ -140,8 +147,8 @@ class Ranker(nn.Module):
     @overload
     def forward(
         self,
-        ids: KeyedJaggedTensor | None,
-        weighted_ids: KeyedJaggedTensor | None,
+        ids: "KeyedJaggedTensor | FeatureIds | None",
+        weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: Literal[False] = False,
         *,
@@ -151,8 +158,8 @@ class Ranker(nn.Module):
     @overload
     def forward(
         self,
-        ids: KeyedJaggedTensor | None,
-        weighted_ids: KeyedJaggedTensor | None,
+        ids: "KeyedJaggedTensor | FeatureIds | None",
+        weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: Literal[True],
     ) -> tuple[Tensor, list[list[Tensor]]]: ...
@@ -160,8 +167,8 @@ class Ranker(nn.Module):
     @overload
     def forward(
         self,
-        ids: KeyedJaggedTensor | None,
-        weighted_ids: KeyedJaggedTensor | None,
+        ids: "KeyedJaggedTensor | FeatureIds | None",
+        weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: Literal[False] = False,
         *,
@@ -171,8 +178,8 @@ class Ranker(nn.Module):
 
     def forward(
         self,
-        ids: KeyedJaggedTensor | None,
-        weighted_ids: KeyedJaggedTensor | None,
+        ids: "KeyedJaggedTensor | FeatureIds | None",
+        weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: bool = False,
         objective: Objective | None = None,
@@ -182,7 +189,8 @@ class Ranker(nn.Module):
         :class:`ple.heads.Heads` makes losses and predictions of them.
 
         Args:
-            ids, weighted_ids: see :meth:`ple.embeddings.FeatureEmbeddings.forward`.
+            ids, weighted_ids: see :meth:`ple.embeddings.FeatureEmbeddings.forward`; over
+                :class:`ple.serving_tables.ServingTables` all ids, and None.
             dense_BN: dense columns; [B, 0] if there are none.
             return_gates: also return the gate weights, detached, since they are for looking at:
                 a list per level of a list per stream of [B, E]; :meth:`gate_names` names them.
@@ -197,28 +205,45 @@ class Ranker(nn.Module):
             real_B: bool, the rows that enter batch statistics (normalization batch); absent = all.
         """
         features = self.features(ids, weighted_ids, dense_BN)
+        entering: list[Tensor] = []
+        half = self.training and self.training_dtype is not torch.float32
+        with torch.autocast(dense_BN.device.type, self.training_dtype, enabled=half):
+            features = self._crossed(features)
+            if objective is not None:
+                # Without tables nothing below the feature vector asks for gradients.
+                features = [x if x.requires_grad else x.detach().requires_grad_() for x in features]
+            streams_TBD, gates = self.extraction(features, real_B=real_B, entering=entering)
+            outputs = self.towers.separate(streams_TBD)
+        if half:
+            outputs = [output_BO.float() for output_BO in outputs]
+        joined_BO = torch.cat(outputs, dim=1)
+        if objective is not None:
+            boundary = {"features": features, "last_level": entering, "outputs": outputs}
+            # Inside the objective gradients are taken at the boundary, never at weights.
+            self.extraction.scope.activations_only = True
+            try:
+                return objective(joined_BO, boundary)
+            finally:
+                self.extraction.scope.activations_only = False
+        if not return_gates:
+            return joined_BO
+        return joined_BO, [[gate_BE.detach() for gate_BE in level] for level in gates]
+
+    def _crossed(self, features: list[Tensor]) -> list[Tensor]:
+        """The feature vectors that enter level 1."""
+        if torch.is_autocast_enabled(features[0].device.type):
+            # Once for all that read them: autocast would convert them for every product anew.
+            features = [x_BD.to(self.training_dtype) for x_BD in features]
         if self.crosses:
             features = [cross(x_BD) for cross, x_BD in zip(self.crosses, features, strict=True)]
         if self.input_dropout:
             features = [F.dropout(x_BD, self.input_dropout, self.training) for x_BD in features]
-        if objective is None:
-            streams_TBD, gates = self.extraction(features, real_B=real_B)
-            outputs = self.towers(streams_TBD)
-            if not return_gates:
-                return outputs
-            return outputs, [[gate_BE.detach() for gate_BE in level] for level in gates]
-        # Without tables nothing below the feature vector asks for gradients.
-        features = [x if x.requires_grad else x.detach().requires_grad_() for x in features]
-        entering: list[Tensor] = []
-        streams_TBD, _ = self.extraction(features, real_B=real_B, entering=entering)
-        outputs = self.towers.separate(streams_TBD)
-        boundary = {"features": features, "last_level": entering, "outputs": outputs}
-        return objective(torch.cat(outputs, dim=1), boundary)
+        return features
 
     def features(
         self,
-        ids: KeyedJaggedTensor | None,
-        weighted_ids: KeyedJaggedTensor | None,
+        ids: "KeyedJaggedTensor | FeatureIds | None",
+        weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
     ) -> list[Tensor]:
         """The feature vectors, each [B, D], before crosses and dropout."""
@@ -228,7 +253,8 @@ class Ranker(nn.Module):
             )
         views: list[list[Tensor]] = [[] for _ in range(self.extraction.wiring.views)]
         if self.embeddings is not None:
-            views = self.embeddings.pieces(ids, weighted_ids)
+            # Which kind of ids depends on the kind of tables.
+            views = self.embeddings.pieces(ids, weighted_ids)  # type: ignore[arg-type]
         more = [dense_BN] if self.dense_width else []
         more += [dense_BN.new_zeros(len(dense_BN), self.padding)] if self.padding else []
         joined = [[*pieces, *more] for pieces in views]

@@ -25,7 +25,7 @@ from pipeline.data.batch import Batch
 from pipeline.model import build_heads
 from pipeline.training.joint_loss import JointLoss
 from pipeline.training.step import TrainStep
-from pipeline.training.worker import Trainer
+from pipeline.training.trainer import Trainer
 
 _TABLE_ROWS = 100_000
 _BATCHES = 8

@@ -19,7 +19,7 @@ from pipeline.data.fitting import fit_transforms
 from pipeline.data.manifest import load_manifest
 from pipeline.data.sources.dataset import open_dataset
 from pipeline.training.report import SilentReporter
-from pipeline.training.worker import Trainer
+from pipeline.training.trainer import Trainer
 from pipeline.training.worker_context import WorkerContext
 
 LEVELS = ((256, 128), (128, 64))
@@ -103,7 +103,7 @@ def trainer_in_group(experiment: Experiment) -> Iterator[Trainer]:
         context = WorkerContext(
             rank, workers, workers, torch.device("cpu"), torch.get_num_threads()
         )
-        trainer = Trainer(experiment, context, Path(name), SilentReporter())
+        trainer = Trainer(experiment, context, name, SilentReporter())
         try:
             yield trainer
         finally:

@@ -45,9 +45,27 @@ def measure_balance(args: argparse.Namespace) -> Summary:
     return balance.measure_balance(args.pairs, args.threads)
 
 
+def measure_serve(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import serve
+
+    return serve.measure_serve(args.pairs, args.seconds)
+
+
+def measure_fuzz(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import fuzz
+
+    return fuzz.measure_fuzz(args.requests, args.seed)
+
+
+def measure_checkpoint(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import checkpoint
+
+    return checkpoint.measure_checkpoint(args.pairs, args.gigabytes, args.folder)
+
+
 def headline(summary: Summary) -> list[list[str]]:
     """The shares and ratios of a summary as rows of a table."""
-    words = ("share", "ratio", "fraction", "scaling", "growth")
+    words = ("share", "ratio", "fraction", "scaling", "growth", "_over_", "copies")
     return [
         [name, f"{value:.3f}"]
         for name, value in summary.items()

@@ -28,7 +28,7 @@ from pipeline.benchmark.model import (
 )
 from pipeline.benchmark.pairs import Ratio, interleaved
 from pipeline.config import Experiment
-from pipeline.training.worker import Trainer
+from pipeline.training.trainer import Trainer
 
 _STEPS = 24
 _TABLE_ROWS = 100_000

@@ -18,7 +18,7 @@ from pipeline.benchmark.data_sets import write_benchmark_dataset
 from pipeline.benchmark.machine import matmul_rate, memory_rate
 from pipeline.benchmark.model import BATCH_SIZE, benchmark_experiment, trainer_here
 from pipeline.benchmark.pairs import Ratio, interleaved
-from pipeline.training.worker import Trainer
+from pipeline.training.trainer import Trainer
 
 _TABLE_ROWS = 100_000
 _BATCHES = 16

@@ -27,7 +27,7 @@ from pipeline.benchmark.pairs import Ratio, interleaved
 from pipeline.benchmark.peers.deepctr import DeepCtr
 from pipeline.benchmark.peers.plain_torch import PlainPle, train_plain
 from pipeline.config import Experiment
-from pipeline.training.worker import Trainer
+from pipeline.training.trainer import Trainer
 
 _ROWS = 24 * BATCH_SIZE
 

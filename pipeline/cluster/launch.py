@@ -1,9 +1,10 @@
 """Launches the workers of one training with Ray Train and returns what they leave."""
 
 import threading
-import traceback
+import uuid
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,19 +12,42 @@ import ray.exceptions
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from pipeline.cluster.board import BoardReporter, Failure, Posting, open_board
+from pipeline.cluster.board import BoardLine, News, Posting, Stopped, open_board
+from pipeline.cluster.failure import Failure
+from pipeline.cluster.nodes import even_local_size, worker_environment, worker_resources
 from pipeline.cluster.session import Placement
+from pipeline.cluster.stopping import StopSignals
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
+from pipeline.config.locations import inside
+from pipeline.data.storage import Store, open_store
+from pipeline.training.guard import Request
 from pipeline.training.report import Progress, SilentReporter, TrainingResult
 
 _POLL_SECONDS = 0.5
-# How gloo and NCCL name a connection whose other end has gone.
-_LOST_PEER = ("peer", "Connection reset", "NCCL", "Socket", "closed connection")
+# Of the time to stop in, what the driver itself needs at the end.
+_DRIVER_SECONDS = 10.0
 
 
 class WorkersFailedError(RuntimeError):
     """The workers could not finish; the message is the first failure's own."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What the driver does with news of its workers; called from its main thread, in order."""
+
+    on_progress: Callable[[Progress], None]
+    on_metrics: Callable[[Posting], None]
+    on_note: Callable[[str], None]
+
+    def hear(self, news: News) -> None:
+        for note in news.notes:
+            self.on_note(note)
+        for posting in news.postings:
+            self.on_metrics(posting)
+        if news.progress is not None:
+            self.on_progress(news.progress)
 
 
 def launch_training(
@@ -31,143 +55,169 @@ def launch_training(
     placement: Placement,
     *,
     run_name: str,
-    run_folder: Path,
-    on_progress: Callable[[Progress], None],
-    on_metrics: Callable[[Posting], None],
-) -> TrainingResult:
+    run_folder: str,
+    listener: Listener,
+    signals: StopSignals,
+) -> TrainingResult | Stopped:
     """Runs ``train_worker`` on every worker and waits for the end.
 
+    Workers that die are started again, ``failures.max_restarts`` times, and go on from the newest
+    checkpoint in the run folder; where the cluster has no room for all of them, with as few as
+    ``train.min_workers``.
+
     Args:
-        run_name: names the Ray Train run; must be new.
-        run_folder: shared by driver and workers.
-        on_progress, on_metrics: called from a thread of the driver, postings in order.
+        run_name: begins the name of the Ray Train run.
+        run_folder: shared by driver and workers; a path or a URI.
+        listener: is told what the workers tell.
+        signals: when they ask for the end, the workers do.
+
+    Returns:
+        What training left; or that it was stopped, in time or not.
 
     Raises:
-        WorkersFailedError: a worker raised or died.
+        WorkersFailedError: a worker raised what another try would raise again, or died too often.
     """
-    board = open_board()
-    trainer = TorchTrainer(
+    restarts = experiment.failures.max_restarts
+    board = open_board(restarts)
+    store = open_store(inside(run_folder, "ray"))
+    config = {
+        "experiment": experiment.model_dump(mode="json"),
+        "run_folder": run_folder,
+        "device": placement.device,
+        "threads": placement.threads,
+        "board": board,
+    }
+
+    def start() -> _Fit:
+        return _Fit(_trainer(experiment, placement, config, run_name, store))
+
+    try:
+        return _wait(start, restarts, board, listener, signals)
+    finally:
+        _remove(store)
+
+
+def _trainer(
+    experiment: Experiment,
+    placement: Placement,
+    config: dict[str, Any],
+    run_name: str,
+    store: Store,
+) -> TorchTrainer:
+    workers: int | tuple[int, int] = placement.workers
+    if placement.min_workers is not None:
+        workers = (placement.min_workers, placement.workers)
+    return TorchTrainer(
         _worker_entry,
-        train_loop_config={
-            "experiment": experiment.model_dump(mode="json"),
-            "run_folder": str(run_folder),
-            "device": placement.device,
-            "threads": placement.threads,
-            "board": board,
-        },
+        train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
-            num_workers=placement.workers,
+            num_workers=workers,
             use_gpu=placement.device == "cuda",
-            resources_per_worker={"CPU": placement.cpus_per_worker}
-            | ({"GPU": 1} if placement.device == "cuda" else {}),
+            resources_per_worker=worker_resources(experiment.ray, placement.device),
         ),
-        run_config=ray.train.RunConfig(name=run_name, storage_path=str(run_folder.parent / "ray")),
-        torch_config=TorchConfig(backend="nccl" if placement.device == "cuda" else "gloo"),
+        run_config=ray.train.RunConfig(
+            # A name of its own: Ray Train would take an old run's state up again.
+            name=f"{run_name}-{uuid.uuid4().hex[:8]}",
+            storage_path=store.root,
+            storage_filesystem=store.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=experiment.failures.max_restarts),
+            worker_runtime_env=worker_environment(experiment.ray),
+        ),
+        torch_config=TorchConfig(
+            backend="nccl" if placement.device == "cuda" else "gloo",
+            timeout_s=experiment.failures.collective_timeout_seconds,
+        ),
     )
-    with _Relay(board, on_progress, on_metrics):
+
+
+def _wait(
+    start: Callable[[], "_Fit"],
+    restarts: int,
+    board: Any,
+    listener: Listener,
+    signals: StopSignals,
+) -> TrainingResult | Stopped:
+    fit, asked = start(), False
+    while True:
+        ended = fit.ended.wait(_POLL_SECONDS)
+        if signals.requested.is_set():
+            if not asked:
+                listener.on_note("stopping: the workers save a checkpoint ...")
+            asked = True
+            board.ask.remote(Request.STOP)
+        news: News = ray.get(board.take.remote())
+        listener.hear(news)
+        if news.stopped is not None:
+            return news.stopped
+        if ended and isinstance(fit.error, ray.exceptions.RayActorError) and restarts:
+            # Ray Train's controller died, and the workers with it.
+            restarts -= 1
+            fit = start()
+        elif news.over or (ended and fit.error is not None):
+            raise WorkersFailedError(ray.get(board.why.remote(str(fit.error)))) from fit.error
+        elif ended:
+            result: TrainingResult | None = ray.get(board.result.remote())
+            assert result is not None, "the chief worker posted no result"
+            return result
+        elif asked and signals.seconds_left < min(_DRIVER_SECONDS, 0.5 * signals.within):
+            return Stopped(0, saved=False)
+
+
+class _Fit:
+    """Ray Train's blocking call in a thread: the main thread stays free for signals."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self.ended = threading.Event()
+        self.error: Exception | None = None
+        self._trainer = trainer
+        threading.Thread(target=self._run, name="ray-train", daemon=True).start()
+
+    def _run(self) -> None:
         try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise WorkersFailedError(_explain(board, placement.workers, error)) from error
-    result: TrainingResult | None = ray.get(board.result.remote())
-    assert result is not None, "the chief worker posted no result"
-    return result
+            self._trainer.fit()
+        except Exception as error:
+            self.error = error
+        finally:
+            self.ended.set()
 
 
 def _worker_entry(config: dict[str, Any]) -> None:
     # Imported here: the driver needs neither torchrec nor its start-up time to launch.
     from ray.train.torch import get_device
 
+    from pipeline.training.control import TrainingStoppedError
     from pipeline.training.worker import train_worker
     from pipeline.training.worker_context import WorkerContext
 
-    ray_context = ray.train.get_context()
+    ray_context, board = ray.train.get_context(), config["board"]
+    rank, workers = ray_context.get_world_rank(), ray_context.get_world_size()
+    if not ray.get(board.enter.remote(rank, workers)):
+        return
+    line = BoardLine(board, rank)
     context = WorkerContext(
-        rank=ray_context.get_world_rank(),
-        world_size=ray_context.get_world_size(),
-        local_world_size=ray_context.get_local_world_size(),
+        rank=rank,
+        world_size=workers,
+        local_world_size=even_local_size(ray_context.get_local_world_size()),
         device=get_device(),
         threads=config["threads"],
     )
-    reporter = BoardReporter(config["board"]) if context.is_chief else SilentReporter()
+    reporter = line if context.is_chief else SilentReporter()
     experiment = parse_experiment(config["experiment"])
     try:
-        result = train_worker(experiment, context, Path(config["run_folder"]), reporter)
+        result = train_worker(experiment, context, config["run_folder"], reporter, line)
+        if context.is_chief:
+            ray.get(board.finish.remote(result))
+    except TrainingStoppedError as stop:
+        if context.is_chief:
+            ray.get(board.stop.remote(Stopped(stop.step, stop.saved)))
     except Exception as error:
-        expected = type(error).__module__.startswith(("pipeline.", "ple."))
-        message = str(error) if expected else f"{type(error).__name__}: {error}"
-        failure = Failure(context.rank, message, expected, traceback.format_exc())
-        ray.get(config["board"].fail.remote(failure))
+        ray.get(board.fail.remote(Failure.of(rank, error)))
         raise
-    if isinstance(reporter, BoardReporter):
-        reporter.finish(result)
+    finally:
+        line.close()
 
 
-def _explain(board: Any, workers: int, error: Exception) -> str:
-    try:
-        failures = ray.get(board.failures.remote())
-    except ray.exceptions.RayError:
-        failures = []
-    return failure_message(failures, workers, error)
-
-
-def failure_message(failures: list[Failure], workers: int, error: Exception) -> str:
-    """The failure that brought the others about, as far as that can be told.
-
-    Args:
-        failures: exceptions the workers posted before they ended.
-        workers: how many there were.
-        error: what Ray Train raised.
-    """
-    own = [f for f in failures if f.expected or not _is_lost_peer(f)]
-    if own:
-        first = min(own, key=lambda f: (not f.expected, f.rank))
-        return first.message if first.expected else f"{first.message}\n{first.trace}"
-    # Nobody failed by itself: a process died without a word, and others missed it.
-    silent = sorted(set(range(workers)) - {f.rank for f in failures})
-    return (
-        f"worker(s) {', '.join(map(str, silent)) or 'unknown'} of {workers} died (killed, out of "
-        "memory, or a lost node); if memory ran out, lower data.batch_size, data.shuffle_rows or "
-        f"train.workers; Ray's logs tell more: {str(error).splitlines()[-1]}"
-    )
-
-
-def _is_lost_peer(failure: Failure) -> bool:
-    return any(word in failure.message for word in _LOST_PEER)
-
-
-class _Relay:
-    """Polls the board from a thread while the driver waits for the workers."""
-
-    def __init__(
-        self,
-        board: Any,
-        on_progress: Callable[[Progress], None],
-        on_metrics: Callable[[Posting], None],
-    ) -> None:
-        self._board, self._on_progress, self._on_metrics = board, on_progress, on_metrics
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="board-relay", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._forward()
-
-    def _run(self) -> None:
-        while not self._done.wait(_POLL_SECONDS):
-            self._forward()
-
-    def _forward(self) -> None:
-        try:
-            postings, progress = ray.get(self._board.take.remote())
-        except ray.exceptions.RayError:
-            # The board went with its node or session; the workers' own fate is told by fit().
-            return
-        for posting in postings:
-            self._on_metrics(posting)
-        if progress is not None:
-            self._on_progress(progress)
+def _remove(store: Store) -> None:
+    """What Ray Train leaves is of no use: checkpoints are not its own."""
+    with suppress(OSError):
+        store.filesystem.delete_dir(store.root)

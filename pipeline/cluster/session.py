@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import ray
 
+from pipeline.cluster.nodes import alive_nodes, check_nodes
 from pipeline.config import ConfigError, Experiment
 from pipeline.config.features import MAP_BUCKETS
+from pipeline.config.schema import RayConfig
 
 _DEFAULT_OBJECT_STORE_MB = 256
 _CONNECT_SECONDS = 4.0
@@ -22,6 +24,7 @@ class Placement:
 
     Attributes:
         workers: number of worker processes.
+        min_workers: with how few the run goes on where there is no room for all; None = it waits.
         device: ``cpu`` or ``cuda``.
         cpus_per_worker: CPUs Ray reserves for each.
         threads: intra-op threads of each.
@@ -31,6 +34,12 @@ class Placement:
     device: str
     cpus_per_worker: int
     threads: int
+    min_workers: int | None = None
+
+    @property
+    def fewest(self) -> int:
+        """Workers with which the run can go on."""
+        return self.workers if self.min_workers is None else self.min_workers
 
 
 @contextmanager
@@ -40,7 +49,13 @@ def ray_session(experiment: Experiment) -> Iterator[None]:
     Raises:
         ConfigError: nothing answers at ``ray.address``.
     """
-    config = experiment.ray
+    with ray_cluster(experiment.ray):
+        yield
+
+
+@contextmanager
+def ray_cluster(config: RayConfig) -> Iterator[None]:
+    """The same for jobs that have no experiment."""
     if config.address is None:
         store = (config.object_store_mb or _DEFAULT_OBJECT_STORE_MB) * 2**20
         ray.init(
@@ -69,8 +84,9 @@ def resolve_placement(experiment: Experiment) -> Placement:
     """Turns ``auto`` into numbers and refuses what the cluster has no room for.
 
     Raises:
-        ConfigError: more workers than streams, CPUs or GPUs, or workers that cannot share the
-            buckets of a zero_collision feature evenly.
+        ConfigError: more workers than streams, CPUs or GPUs, nodes without room for them or with
+            unlike GPUs, or workers that cannot share the buckets of a zero_collision feature
+            evenly.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -78,7 +94,7 @@ def resolve_placement(experiment: Experiment) -> Placement:
     streams = experiment.data.streams
     device = train.device
     if device == "auto":
-        wanted = 1 if train.workers == "auto" else train.workers
+        wanted = 1 if train.workers == "auto" else train.min_workers or train.workers
         device = "cuda" if gpus >= wanted and cuda_stack_missing() is None else "cpu"
     elif device == "cuda" and cuda_stack_missing() is not None:
         raise ConfigError(
@@ -95,30 +111,33 @@ def resolve_placement(experiment: Experiment) -> Placement:
             f"train.workers: {workers} workers share {streams} streams; raise data.streams "
             "to the next power of two, or lower train.workers"
         )
-    _check_buckets(experiment, workers)
-    if workers * per_worker > cpus:
+    fewest = workers if train.min_workers is None else train.min_workers
+    for count in range(fewest, workers + 1):
+        _check_buckets(experiment, count)
+    if fewest * per_worker > cpus:
         raise ConfigError(
-            f"train.workers: {workers} workers with {per_worker} CPU each need "
-            f"{workers * per_worker} CPUs, Ray has {cpus}; lower train.workers or "
+            f"train.workers: {fewest} workers with {per_worker} CPU each need "
+            f"{fewest * per_worker} CPUs, Ray has {cpus}; lower train.workers or "
             "ray.cpus_per_worker, use train.workers=auto, or join a larger cluster with ray.address"
         )
-    if device == "cuda" and workers > gpus:
+    if device == "cuda" and fewest > gpus:
         raise ConfigError(
-            f"train.workers: {workers} workers on cuda need {workers} GPUs, Ray has {gpus}; "
+            f"train.workers: {fewest} workers on cuda need {fewest} GPUs, Ray has {gpus}; "
             "lower train.workers or use train.device=cpu"
         )
-    return Placement(workers, device, per_worker, _threads(experiment, workers))
+    check_nodes(alive_nodes(), experiment.ray, device, fewest)
+    return Placement(workers, device, per_worker, _threads(experiment, workers), train.min_workers)
 
 
 def waiting_for(placement: Placement) -> str | None:
     """What the cluster is short of at this moment, in words; None if the workers fit at once."""
     free = ray.available_resources()
     cpus, gpus = int(free.get("CPU", 0)), int(free.get("GPU", 0))
-    wanted = placement.workers * placement.cpus_per_worker
+    wanted = placement.fewest * placement.cpus_per_worker
     if wanted > cpus:
         return f"waiting for {wanted} CPUs, the cluster has {cpus} free"
-    if placement.device == "cuda" and placement.workers > gpus:
-        return f"waiting for {placement.workers} GPUs, the cluster has {gpus} free"
+    if placement.device == "cuda" and placement.fewest > gpus:
+        return f"waiting for {placement.fewest} GPUs, the cluster has {gpus} free"
     return None
 
 

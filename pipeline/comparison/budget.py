@@ -6,6 +6,7 @@ from typing import Literal
 
 from pipeline.comparison.layouts import SINGLE_TASK, has_own_widths, kind_experiment
 from pipeline.config import Experiment
+from pipeline.data.fitting import with_table_widths
 from pipeline.data.transforms import FeatureTransforms
 
 Budget = Literal["parameters", "flops", "none"]
@@ -20,7 +21,8 @@ class KindPlan:
         experiments: by task; the key is None where one model has all tasks.
         parameters: dense parameters of all its models; embedding tables are left out.
         flops_per_row: of their dense forward passes.
-        table_parameters: numbers in their embedding tables; no budget holds them.
+        table_parameters: numbers in their embedding tables; ``compare.tables`` says what is
+            equal about them.
         budget_share: cost over the budget; None without a budget.
     """
 
@@ -69,6 +71,7 @@ def _plan_kind(
     target = getattr(cost_of(experiment, transforms), measure)
     tasks = [task.name for task in experiment.tasks] if kind == SINGLE_TASK else [None]
     models = {task: kind_experiment(experiment, kind, task) for task in tasks}
+    transforms = with_table_widths(transforms, next(iter(models.values())).features)
     each = kind == SINGLE_TASK and experiment.compare.single_task_budget == "each"
     whole = target * len(models) if each else target
     own = has_own_widths(experiment, kind) or (

@@ -10,6 +10,7 @@ import ray
 from pipeline.cluster.session import Placement, ray_session, resolve_placement
 from pipeline.comparison.budget import Budget, KindPlan, plan_kinds
 from pipeline.comparison.comparison import Comparison, scored_line
+from pipeline.comparison.inputs import RunInputs
 from pipeline.comparison.layouts import SINGLE_TASK
 from pipeline.comparison.report import track_report, write_report
 from pipeline.comparison.runner import FailedRun, Runner, slot_count
@@ -26,9 +27,10 @@ from pipeline.comparison.slots import Slot
 from pipeline.comparison.tables import kind_table
 from pipeline.config import ConfigError, Experiment
 from pipeline.config.load import with_absolute_paths
+from pipeline.config.locations import is_uri
 from pipeline.console import RunConsole
 from pipeline.data.fitting import fit_transforms
-from pipeline.data.slices import fit_slices, save_slices
+from pipeline.data.slices import fit_slices
 from pipeline.data.sources.dataset import open_dataset
 from pipeline.registry.provenance import git_tags
 from pipeline.registry.tracking import Tracker
@@ -83,6 +85,11 @@ def compare(experiment: Experiment, request: Request, console: RunConsole) -> Co
     grid = rate_grid(request.search_points) if request.search_points else []
     plans = plan_kinds(experiment, kinds, request.budget, transforms)
     console.table("kinds", *kind_table(plans, {}, {}))
+    if is_uri(experiment.storage.path):
+        raise ConfigError(
+            "storage.path: a comparison keeps its runs in a local folder that all nodes share; set "
+            "it to one"
+        )
     output = request.output or Path(experiment.storage.path) / "compare" / experiment.name
     store = RecordStore(output.resolve() / "runs")
     revision = git_tags(Path(__file__).parent).get("mlflow.source.git.commit", "")
@@ -99,12 +106,8 @@ def compare(experiment: Experiment, request: Request, console: RunConsole) -> Co
         slots = [Slot(placement) for _ in range(count)]
         work_folder = output.resolve() / "work"
 
-        def fill(common: Path) -> None:
-            transforms.save(common / "transforms")
-            manifest.save(common / "dataset")
-            save_slices(slices, common / "dataset")
-
-        runner = Runner(store, work_folder, fill, slots, console, revision, scored_line)
+        inputs = RunInputs(work_folder / "common", transforms, manifest, slices)
+        runner = Runner(store, work_folder, inputs.link, slots, console, revision, scored_line)
         choices, failed = _search(runner, plans, grid, manifest.digest, experiment, request.seeds)
         specs = _specs(plans, choices, grid, manifest.digest, experiment, request.seeds)
         records, failed_scoring = runner.run(specs)
@@ -125,6 +128,8 @@ def compare(experiment: Experiment, request: Request, console: RunConsole) -> Co
         )
         write_report(comparison, output, console)
         track_report(comparison, tracker, output)
+    if tracker.undelivered is not None:
+        console.note(tracker.undelivered)
     return comparison
 
 

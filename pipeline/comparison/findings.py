@@ -5,7 +5,6 @@ correction over all comparisons of its family: every kind and task against singl
 MTL gain; the reference kind against every other kind and task. With the first alone it is a hint.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from pipeline.comparison.statistics import (
     TaskMetric,
     differences,
 )
+from pipeline.evaluation.intervals import auc_standard_error
 
 SIGNIFICANT = 1 - CONFIDENCE
 _FEW_SEEDS = 3
@@ -254,9 +254,7 @@ def _cautions(kinds: Mapping[str, KindOutcome], tested: int) -> list[Finding]:
 
 def row_caution(task: str, auc: float, positives: int, negatives: int) -> str:
     """How far an AUC would move on other test rows (Hanley and McNeil, 1982, equation 2)."""
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
-    error = math.sqrt(max(variance, 0.0) / (positives * negatives))
+    error = auc_standard_error(auc, positives, negatives)
     return (
         f"{task}: on other rows the AUC itself would move by about ±{1.96 * error:.4f} "
         f"({positives:,} positives); paired differences move less."

@@ -16,12 +16,15 @@ m_s shared, m_k task and one group expert each, of the remaining depth (or level
 
 Towers, activations, dropout, optimizers and schedule are the config's for all. ``compare.kinds``
 then sets what a kind has of its own. Widths are scaled to the budget afterwards, see ``budget``.
+Embeddings are the config's for all, or with ``compare.tables: same_parameters`` narrower where a
+kind has several sets of tables (a set for each task in single_task, one more in stem).
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config import ConfigError, Experiment
+from pipeline.config.features import FeaturesConfig
 from pipeline.config.load import assign, parse_experiment
 from pipeline.config.model import LevelConfig
 from pipeline.config.task_checks import on_its_own
@@ -50,6 +53,9 @@ def kind_experiment(experiment: Experiment, kind: str, task: str | None = None) 
     tree.pop("compare", None)
     if kind != experiment.model.kind or kind == SINGLE_TASK:
         tree["model"] = _kind_model(experiment, tree["model"], kind)
+    if experiment.compare.tables == "same_parameters":
+        sets = _table_sets(experiment, experiment.model.kind) / _table_sets(experiment, kind)
+        tree["features"] = _with_narrower_tables(experiment.features, tree["features"], sets)
     for key, value in experiment.compare.settings_of(kind).items():
         assign(tree, key, value, f"compare.kinds.{kind}.{key}")
     if task is not None:
@@ -112,6 +118,30 @@ def _kind_model(experiment: Experiment, tree: dict[str, Any], kind: str) -> dict
     if kind == "home":
         kept["groups"] = {task.name: [task.name] for task in tasks}
     return {**kept, "kind": kind, "levels": levels}
+
+
+def _table_sets(experiment: Experiment, kind: str) -> int:
+    if kind == SINGLE_TASK:
+        return len(experiment.tasks)
+    return 1 + sum(task.has_tower for task in experiment.tasks) if kind == "stem" else 1
+
+
+def _with_narrower_tables(
+    features: FeaturesConfig, tree: dict[str, Any], factor: float
+) -> dict[str, Any]:
+    """The features with every embedding width times a factor, to the nearest multiple of 4."""
+
+    def scaled(width: int) -> int:
+        # Kernels take widths of whole vectors of 4.
+        return width if factor == 1 else max(4, 4 * round(factor * width / 4))
+
+    result = {**tree, "embedding_dim": scaled(features.embedding_dim)}
+    for section in ("categorical", "crosses", "numeric"):
+        result[section] = [
+            {**entry, "dim": scaled(entry["dim"])} if entry.get("dim") else entry
+            for entry in tree.get(section, [])
+        ]
+    return result
 
 
 def _dropped(kind: str, levels: int) -> set[str]:

@@ -123,11 +123,19 @@ def _gate_flags(comparison: Comparison) -> dict[str, str]:
 
 def _budget_text(comparison: Comparison) -> str:
     equal = {"parameters": "as many dense parameters", "flops": "as many FLOPs per row"}
+    compare = comparison.experiment.compare
+    tables = (
+        " Embeddings are as wide in every kind, so kinds with several sets of tables hold more."
+        if compare.tables == "same_width"
+        else " Embeddings are narrower where a kind has several sets of tables, so that all hold "
+        "about as many numbers."
+    )
     if comparison.budget == "none":
-        return "Expert widths are as configured: budgets differ."
-    each = comparison.experiment.compare.single_task_budget == "each"
+        return "Expert widths are as configured: budgets differ." + tables
+    each = compare.single_task_budget == "each"
     return (
         f"Expert widths are scaled until every kind has {equal[comparison.budget]} as the config's "
         "own model, embedding tables left out; the single-task models "
         + ("do so each." if each else "do so together.")
+        + tables
     )

@@ -42,7 +42,7 @@ class Runner:
     Args:
         store: where records are kept.
         work_folder: for weights while a run is going; removed after each.
-        fill: writes what every run reads, and what is the same for all, into a folder.
+        fill: puts what a run reads into its folder.
         slots: how many runs go at a time, and on what.
         console: told what runs and how long it will take.
         revision: of the code, for the records.
@@ -53,20 +53,18 @@ class Runner:
         self,
         store: RecordStore,
         work_folder: Path,
-        fill: Callable[[Path], None],
+        fill: Callable[[Path, RunSpec], None],
         slots: Sequence[Slot],
         console: RunConsole,
         revision: str,
         scored: Callable[[RunSpec, RunRecord], str],
     ) -> None:
-        self._store, self._work_folder = store, work_folder
+        self._store, self._work_folder, self._fill = store, work_folder, fill
         self._slots, self._console = slots, console
         self._revision, self._scored = revision, scored
         # Left by an interrupted comparison; its unfinished runs start again.
         shutil.rmtree(work_folder, ignore_errors=True)
-        self._common = work_folder / "common"
-        self._common.mkdir(parents=True)
-        fill(self._common)
+        work_folder.mkdir(parents=True)
 
     def run(
         self, specs: Sequence[RunSpec], later: int = 0
@@ -117,8 +115,7 @@ class Runner:
         folder = self._work_folder / spec.key[:16]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for part in self._common.iterdir():
-            (folder / part.name).symlink_to(part)
+        self._fill(folder, spec)
         return folder
 
     def _keep(self, spec: RunSpec, result: TrainingResult, seconds: float) -> RunRecord:

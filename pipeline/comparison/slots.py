@@ -10,7 +10,6 @@ import gc
 import os
 import socket
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
-from pipeline.cluster.board import Failure
-from pipeline.cluster.launch import failure_message
+from pipeline.cluster.failure import Failure, failure_message
 from pipeline.cluster.session import Placement
 from pipeline.comparison.runs import RunSpec
 from pipeline.config import Experiment
@@ -160,6 +158,8 @@ class _Latest:
 
     def metrics(self, step: int, epoch: int, values: dict[str, float]) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
 
 class _Worker:
     """One worker process; `run` and `progress` are called side by side."""
@@ -192,9 +192,7 @@ class _Worker:
         try:
             return self._train(parse_experiment(tree), Path(run_folder), address, local_world_size)
         except Exception as error:
-            expected = type(error).__module__.startswith(("pipeline.", "ple."))
-            message = str(error) if expected else f"{type(error).__name__}: {error}"
-            return Failure(self._rank, message, expected, traceback.format_exc())
+            return Failure.of(self._rank, error)
 
     def _train(
         self, experiment: Experiment, run_folder: Path, address: str, local_world_size: int

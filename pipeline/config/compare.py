@@ -24,6 +24,13 @@ class CompareConfig(Section):
         default="total",
         description="total: the single-task models together meet the budget; each: every one does.",
     )
+    tables: Literal["same_width", "same_parameters"] = Field(
+        default="same_width",
+        description="same_width: embeddings are as wide in every kind, so single_task, with tables "
+        "for each task, and stem hold several times the numbers of the others. same_parameters: "
+        "widths are divided by the sets of tables a kind has, to the nearest multiple of 4, so "
+        "that all hold about as many numbers as the config's model.",
+    )
 
     @model_validator(mode="after")
     def _own_settings(self) -> Self:

@@ -12,19 +12,12 @@ from pipeline.config.splits import DATE_FIELD, SplitsConfig
 DATE_FORMAT = "%Y-%m-%d"
 
 
-def _folder(path: str) -> str:
-    if is_uri(path):
-        raise ValueError("must be a folder that every node can reach by this path, not a URI")
-    return path
-
-
 def _location(path: str) -> str:
     if is_uri(path) and not path.partition("://")[2].strip("/"):
         raise ValueError("names no bucket or folder; write scheme://bucket/folder")
     return path
 
 
-Folder = Annotated[str, AfterValidator(_folder)]
 Location = Annotated[str, AfterValidator(_location)]
 
 

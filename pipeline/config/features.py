@@ -140,6 +140,12 @@ class NumericFeature(Section):
         default=None,
         description="Also embed the number of the train-split quantile bucket it falls in.",
     )
+    min_count: PositiveInt | None = Field(
+        default=None,
+        description="With `buckets`: let them begin at values instead of quantiles, so that each "
+        "value that at least this many train rows have gets a bucket of its own, and rarer ones "
+        "share one with their neighbours; absent = quantiles.",
+    )
     dim: PositiveInt | None = Field(
         default=None, description="Width of the bucket embedding; absent = features.embedding_dim."
     )
@@ -152,6 +158,8 @@ class NumericFeature(Section):
     def _no_dead_settings(self) -> Self:
         if self.dim is not None and self.buckets is None:
             raise ValueError("`dim` of a numeric feature has an effect with `buckets` only")
+        if self.min_count is not None and self.buckets is None:
+            raise ValueError("`min_count` of a numeric feature has an effect with `buckets` only")
         if not self.value and self.buckets is None:
             raise ValueError("value: false without `buckets` leaves nothing of the feature")
         return self

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
 import yaml
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.locations import is_uri, mask, read_text
 from pipeline.config.schema import Experiment
+
+_Tree = TypeVar("_Tree", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -38,14 +40,19 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections at the top")
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     return parse_experiment(tree, source=str(path))
 
 
 def parse_experiment(tree: dict[str, Any], source: str = "experiment") -> Experiment:
     """Checks a plain tree (as YAML or JSON gives it) and freezes it. Raises ConfigError."""
+    return parse_tree(Experiment, tree, source)
+
+
+def parse_tree(kind: type[_Tree], tree: dict[str, Any], source: str) -> _Tree:
+    """The same for a tree with some of the experiment's sections."""
     try:
-        return Experiment.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         lines = [_explain(item) for item in error.errors()]
         raise ConfigError(mask(f"{source}: " + "; ".join(lines))) from None
@@ -90,7 +97,8 @@ def resolved_yaml(experiment: Experiment) -> str:
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, width=100)
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets what ``section.key=value`` says in a plain tree. Raises ConfigError."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: write it as section.key=value")

@@ -4,14 +4,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.config.artifact import ArtifactConfig
+from pipeline.config.backtest import BacktestConfig
 from pipeline.config.balance import BalanceConfig, check_balance
 from pipeline.config.base import Section
+from pipeline.config.checkpoint import CheckpointConfig
 from pipeline.config.compare import CompareConfig
-from pipeline.config.data import DataConfig, Folder
+from pipeline.config.data import DataConfig, Location
 from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.failures import FailuresConfig
 from pipeline.config.features import FeaturesConfig
 from pipeline.config.model import ModelConfig
 from pipeline.config.optimizers import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
+from pipeline.config.promotion import PromotionConfig
+from pipeline.config.serving import ServingConfig
 from pipeline.config.sharding import ShardingConfig, check_sharding, device_fault
 from pipeline.config.task_checks import check_tasks
 from pipeline.config.tasks import TaskConfig
@@ -37,11 +43,22 @@ class TrainConfig(Section):
         description="Worker processes; auto = one per GPU, or without GPUs one per "
         "ray.cpus_per_worker CPUs, at most data.streams.",
     )
+    min_workers: PositiveInt | None = Field(
+        default=None,
+        description="Fewest workers the run goes on with while the cluster has no room for "
+        "`workers` of them; absent = it waits for all.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto = cuda where every worker can have a GPU, else cpu."
     )
     threads: PositiveInt | Literal["auto"] = Field(
         default="auto", description="Intra-op threads of a worker; auto = its share of the cores."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Of the dense part's matrix products in training; bf16 runs where the device "
+        "computes in it (GPUs; CPUs with AVX512-BF16 or AMX) and is refused elsewhere. Weights, "
+        "tables, losses and evaluation are float32 either way.",
     )
     seed: NonNegativeInt = Field(default=0, description="Seeds weights, dropout and row order.")
     epochs: PositiveInt = Field(default=1, description="Passes over the train split.")
@@ -57,6 +74,14 @@ class TrainConfig(Section):
         description="Steps the torch profiler traces, after a few to warm up; absent = none.",
     )
 
+    @model_validator(mode="after")
+    def _fewer_workers_than_workers(self) -> Self:
+        if self.min_workers is not None and (
+            self.workers == "auto" or self.min_workers >= self.workers
+        ):
+            raise ValueError("`min_workers` must be below `workers`, which must be a number")
+        return self
+
 
 class RayConfig(Section):
     """The Ray cluster the workers run on."""
@@ -67,6 +92,19 @@ class RayConfig(Section):
     cpus_per_worker: PositiveInt = Field(default=1, description="CPUs reserved for each worker.")
     object_store_mb: Annotated[int, Field(ge=75)] | None = Field(
         default=None, description="Object store of a cluster started here; absent = 256."
+    )
+    placement: Literal["pack", "spread"] = Field(
+        default="pack",
+        description="pack = workers on as few nodes as have room; spread = over as many as can be.",
+    )
+    accelerator: str | None = Field(
+        default=None,
+        description="Kind of GPU, as Ray names it (H100); needed where nodes have different ones.",
+    )
+    network_interface: str | None = Field(
+        default=None,
+        description="Network of the workers' collectives on every node (eth0); absent = gloo's and "
+        "NCCL's own choice.",
     )
 
     @model_validator(mode="after")
@@ -90,12 +128,21 @@ class MlflowConfig(Section):
     )
     alias: str = Field(default="candidate", description="Alias moved to the new version.")
     tags: dict[str, str] = Field(default_factory=dict, description="Tags set on the run.")
+    delivery_timeout_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="How long registration and the end of a run wait for an MLflow that is away.",
+    )
 
 
 class StorageConfig(Section):
-    """The folder every worker can write: checkpoints, local MLflow store."""
+    """The place every worker can write: run folders with their checkpoints, local MLflow store."""
 
-    path: Folder = Field(default="runs", description="Shared by all nodes when there are several.")
+    path: Location = Field(
+        default="runs",
+        description="A folder that all nodes share, or a URI of an object store "
+        "(s3://bucket/runs).",
+    )
     keep_checkpoint: bool = Field(
         default=False, description="Keep the sharded checkpoint of the best weights after the run."
     )
@@ -118,11 +165,17 @@ class Experiment(Section):
     )
     sharding: ShardingConfig = Field(default_factory=ShardingConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    failures: FailuresConfig = Field(default_factory=FailuresConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    artifact: ArtifactConfig = Field(default_factory=ArtifactConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
+    serving: ServingConfig = Field(default_factory=ServingConfig)
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig)
+    backtest: BacktestConfig = Field(default_factory=BacktestConfig)
 
     @model_validator(mode="after")
     def _tasks_and_features(self) -> Self:

@@ -18,6 +18,7 @@ from pipeline.config.features import (
     NumericFeature,
 )
 from pipeline.config.load import ConfigError
+from pipeline.data.buckets import quantile_edges, step_edges
 from pipeline.data.categorical import CategoricalEncoder
 from pipeline.data.columns import value_type
 from pipeline.data.crosses import CrossEncoder
@@ -55,6 +56,12 @@ def fit_transforms(features: FeaturesConfig, dataset: str | Path) -> FeatureTran
     numeric = tuple(_fit_numeric(feature, manifest, statistics) for feature in features.numeric)
     tables = _tables(features, categorical, crosses, numeric)
     return FeatureTransforms(categorical, numeric, tables, crosses)
+
+
+def with_table_widths(transforms: FeatureTransforms, features: FeaturesConfig) -> FeatureTransforms:
+    """The same encoders with tables as wide as ``features`` says, which differs in nothing else."""
+    tables = _tables(features, transforms.categorical, transforms.crosses, transforms.numeric)
+    return FeatureTransforms(transforms.categorical, transforms.numeric, tables, transforms.crosses)
 
 
 def load_statistics(store: Store, manifest: Manifest) -> dict[str, Any]:
@@ -265,20 +272,21 @@ def _fit_numeric(
         shift=float(shift),
         factor=float(factor),
         clip=feature.clip,
-        edges=None if feature.buckets is None else _edges(entry["quantiles"], feature.buckets),
+        edges=None if feature.buckets is None else _edges(feature, entry),
     )
 
 
-def _edges(quantiles: list[float] | None, buckets: int) -> np.ndarray:
-    """Inner edges of at most ``buckets`` buckets, spread evenly over the distinct quantiles.
-
-    Where every row has a value of its own that fills buckets equally. Where most rows share one
-    value (gains that are zero for 96 of 100) it does not spend all edges on that value: the few
-    rows that say something get buckets too.
-    """
-    if not quantiles:
-        return np.empty(0, np.float64)
-    values = np.unique(np.asarray(quantiles, np.float64))
-    count = min(buckets, values.size)
-    positions = (np.arange(1, count) * values.size + count // 2) // count
-    return values[positions]
+def _edges(feature: NumericFeature, entry: dict[str, Any]) -> np.ndarray:
+    assert feature.buckets is not None
+    if feature.min_count is None:
+        return quantile_edges(entry["quantiles"], feature.buckets)
+    if "steps" not in entry:
+        raise DatasetError(
+            f"{STATISTICS_NAME}: the dataset was prepared before `min_count` of number columns "
+            f"existed; prepare it again, or remove min_count of {feature.name!r}"
+        )
+    values = np.asarray(entry["steps"]["values"], np.float64)
+    rows = np.asarray(entry["steps"]["rows"], np.int64)
+    # The steps are of a sample where there are very many rows.
+    least = feature.min_count * rows.sum() / max(1, entry["count"])
+    return step_edges(values, rows, feature.buckets, least)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from pipeline.config.faults import FaultsConfig
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.batch import Batch, Collator, Segment
@@ -145,6 +147,31 @@ class BatchLoader:
         self._cursor = dict(state)
         self._resume = self._cursor
 
+    def books(self) -> dict[str, Any]:
+        """What this worker has counted and lost so far, as a plain tree."""
+        return {"counters": dict(self.counters), "lost": self.lost.state_dict()}
+
+    def load_books(self, books: Sequence[dict[str, Any]]) -> None:
+        """Goes on with the sum of what :meth:`books` of some workers gave."""
+        self.counters = Counter()
+        for tree in books:
+            self.counters.update(tree["counters"])
+        self.lost.load_state_dict(record for tree in books for record in tree["lost"])
+
+    def sources(self, epoch: int, step: int) -> dict[str, list[int]]:
+        """Where this worker's rows of batch number ``step`` lie: row groups by file."""
+        groups = self._index.row_groups(self.rows_of(epoch, step))
+        return {self._store.name_of(path): numbers for path, numbers in groups.items()}
+
+    def rows_of(self, epoch: int, step: int) -> np.ndarray:
+        """int64 (local_batch_size,), batch ``step``'s rows in file order; -1 = padding."""
+        each = self._rows_each
+        rows_B = np.full(self.local_batch_size, -1, np.int64)
+        for at, plan in enumerate(self._plan.epoch(epoch, self._streams)):
+            found = plan.source_rows(step * each, (step + 1) * each)
+            rows_B[at * each : at * each + found.size] = found
+        return rows_B
+
     def prime(self, epoch: int) -> None:
         """Begins to read ``epoch``, before it is asked for.
 
@@ -161,6 +188,7 @@ class BatchLoader:
         They are read ahead from this call on. What was primed for other epochs is thrown away.
         """
         key = self._key(epoch)
+        goes_on = self._resume is not None and self._resume["epoch"] == epoch
         self._resume = None
         reading = self._primed.pop(key, None)
         self.close()
@@ -169,7 +197,8 @@ class BatchLoader:
         else:
             reading.claim()
         self._cursor = self._cursor_at(*key)
-        self.lost.begin_epoch()
+        if not goes_on:
+            self.lost.begin_epoch()
         self.counters["empty_shards"] = len(self._index.empty_shards)
         return EpochBatches(self, reading)
 

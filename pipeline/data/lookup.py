@@ -115,7 +115,10 @@ def _fastest(keys: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
             table[keys - low] = np.arange(2, 2 + keys.size)
             return partial(_by_table, np.int64(low), table)
     if keys.size > _SMALL:
-        return partial(_by_index, pd.Index(keys))
+        index = pd.Index(keys)
+        # The first look-up builds the hash table; threads that come later find it whole.
+        index.get_indexer(index[:1])
+        return partial(_by_index, index)
     order = np.argsort(keys)
     rows = np.append(order + 2, UNKNOWN_ROW).astype(np.int32)
     return partial(_by_search, np.append(keys[order], 0), rows)

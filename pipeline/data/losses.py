@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,25 @@ class LostRows:
         lost = self.rows_of_epoch
         if self.too_many(lost):
             raise self.ceiling_error(lost, self.losses(self.epoch))
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The account as plain records, fit for :meth:`load_state_dict` of any worker."""
+        with self._lock:
+            kinds = list(self._kinds)
+        return [
+            {"kind": kind, "group": group, "reason": reason}
+            | {"total": self.total[code], "epoch": self.epoch[code]}
+            for code, (kind, group, reason) in enumerate(kinds, start=1)
+            if self.total[code]
+        ]
+
+    def load_state_dict(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Goes on with an account, or with the sum of several, in place of what was counted."""
+        self.epoch, self.total = Counter(), Counter()
+        for record in records:
+            code = self.code_of(record["kind"], record["group"], record["reason"])
+            self.total[code] += record["total"]
+            self.epoch[code] += record["epoch"]
 
     @property
     def rows_of_epoch(self) -> int:

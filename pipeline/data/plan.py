@@ -78,6 +78,14 @@ class SplitIndex:
         """int64, the row group of each row."""
         return np.searchsorted(self.group_start, rows, side="right") - 1
 
+    def row_groups(self, rows: np.ndarray) -> dict[str, list[int]]:
+        """The row groups, by file, that hold some rows (-1 = none); both in reading order."""
+        found: dict[str, list[int]] = {}
+        for group in np.unique(self.groups_of(rows[rows >= 0])).tolist():
+            path = self.paths[self.group_shard[group]]
+            found.setdefault(path, []).append(int(self.group_number[group]))
+        return found
+
     def group_rows(self, shard: int) -> list[int]:
         """Rows of each row group of a file."""
         low, high = self.shard_first_group[shard : shard + 2]
@@ -118,6 +126,17 @@ class StreamPlan:
         """Order in which the rows of a block come out."""
         rows = int(self.block_at[block + 1] - self.block_at[block])
         return seeded_permutation(rows, derive_key(self.key, block))
+
+    def source_rows(self, start: int, stop: int) -> np.ndarray:
+        """int64, the rows (file order) at positions start … stop-1, which lie in one block."""
+        positions = np.arange(start, min(stop, self.rows))
+        if self.shuffled and positions.size:
+            block = int(np.searchsorted(self.block_at, start, side="right")) - 1
+            first = int(self.block_at[block])
+            positions = first + self.permutation(block)[positions - first]
+        unit = np.searchsorted(self.unit_at, positions, side="right") - 1
+        rows: np.ndarray = self.unit_first[unit] + positions - self.unit_at[unit]
+        return rows
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.data.encoded import EncodedFeatures, EncodedRows, Ragged, Span, gather_rows
+from pipeline.data.encoded import EncodedFeatures, EncodedRows, Ragged
 from pipeline.data.faults import BadColumnError, BadValueError, ShardError
+from pipeline.data.gather import Span, gather_rows
 from pipeline.data.keys import KeyEncoder
 from pipeline.data.losses import LostRows
 from pipeline.data.manifest import DatasetError

@@ -92,18 +92,17 @@ def fit_slices(columns: Sequence[str], limit: int, dataset: str | Path) -> tuple
 
 def save_slices(slices: Sequence[SliceColumn], folder: str | Path) -> None:
     """Writes ``slices.json`` for :func:`load_slices`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _FILE).write_text(json.dumps([asdict(column) for column in slices]) + "\n")
+    text = json.dumps([asdict(column) for column in slices]) + "\n"
+    open_store(folder).write_text(_FILE, text)
 
 
 def load_slices(folder: str | Path) -> tuple[SliceColumn, ...]:
     """Reads what :func:`save_slices` wrote. Raises DatasetError if it is not there."""
-    path = Path(folder) / _FILE
+    store = open_store(folder)
     try:
-        trees = json.loads(path.read_text())
+        trees = json.loads(store.read_text(_FILE))
     except (OSError, json.JSONDecodeError) as error:
         raise DatasetError(
-            f"{path}: cannot read the slices ({error}); start the run again"
+            f"{store.name_of(_FILE)}: cannot read the slices ({error}); start the run again"
         ) from error
     return tuple(SliceColumn(t["name"], tuple(t["keys"]), tuple(t["labels"])) for t in trees)

@@ -6,7 +6,8 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from pipeline.data.batch import Segment
-from pipeline.data.encoded import EncodedRows, Span, gather_rows
+from pipeline.data.encoded import EncodedRows
+from pipeline.data.gather import Span, gather_rows
 from pipeline.data.pieces import Piece
 from pipeline.data.plan import StreamPlan
 from pipeline.data.reader import ShardReader

@@ -24,6 +24,7 @@ from pipeline.data.encoded import EncodedFeatures
 from pipeline.data.lookup import HashLookup, IdentityLookup, KeyLookup, Lookup, VocabularyLookup
 from pipeline.data.manifest import DatasetError
 from pipeline.data.numeric import NumericEncoder, NumericEncoders
+from pipeline.data.storage import Store, open_store
 
 STATE_NAME = "transforms.json"
 FORMAT_VERSION = 2
@@ -174,9 +175,9 @@ class FeatureTransforms:
         return done
 
     def save(self, folder: str | Path) -> None:
-        """Writes ``transforms.json`` and ``vocabularies/*.parquet`` into ``folder``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Writes ``transforms.json`` and ``vocabularies/*.parquet`` into ``folder``, a path or a
+        URI. Raises OSError."""
+        store = open_store(folder)
         categorical = []
         for position, encoder in enumerate(self.categorical):
             tree = {
@@ -190,10 +191,10 @@ class FeatureTransforms:
             }
             if isinstance(encoder.lookup, VocabularyLookup):
                 # Numbered, because a column's name need not be a file name.
-                tree["vocabulary"] = f"vocabularies/{position:04d}.parquet"
-                path = folder / f"vocabularies/{position:04d}.parquet"
-                path.parent.mkdir(exist_ok=True)
-                pq.write_table(pa.table({"value": encoder.lookup.values}), path)
+                name = f"vocabularies/{position:04d}.parquet"
+                tree["vocabulary"] = name
+                with store.open_output(name) as file:
+                    pq.write_table(pa.table({"value": encoder.lookup.values}), file)
             categorical.append(tree)
         state = {
             "format_version": FORMAT_VERSION,
@@ -205,21 +206,21 @@ class FeatureTransforms:
             "numeric": [_numeric_state(encoder) for encoder in self.numeric],
             "tables": [asdict(table) for table in self.tables],
         }
-        (folder / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n")
+        store.write_text(STATE_NAME, json.dumps(state, indent=1) + "\n")
 
     @staticmethod
     def load(folder: str | Path) -> "FeatureTransforms":
         """Reads what :meth:`save` wrote. Raises DatasetError if it is not there or newer."""
-        folder = Path(folder)
-        path = folder / STATE_NAME
+        store = open_store(folder)
+        path = store.name_of(STATE_NAME)
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(store.read_text(STATE_NAME))
         except (OSError, json.JSONDecodeError) as error:
             raise DatasetError(f"{path}: cannot read the feature transforms: {error}") from error
         if state.get("format_version") != FORMAT_VERSION:
             raise DatasetError(f"{path}: written by another version; register the model again")
         return FeatureTransforms(
-            tuple(_load_categorical(tree, folder) for tree in state["categorical"]),
+            tuple(_load_categorical(tree, store) for tree in state["categorical"]),
             tuple(_load_numeric(tree) for tree in state["numeric"]),
             tuple(_load_table(tree) for tree in state["tables"]),
             tuple(_load_cross(tree) for tree in state["crosses"]),
@@ -243,10 +244,11 @@ def _numeric_state(encoder: NumericEncoder) -> dict[str, Any]:
     return {**vars(encoder), "type": str(encoder.type), "edges": edges}
 
 
-def _load_categorical(tree: dict[str, Any], folder: Path) -> CategoricalEncoder:
+def _load_categorical(tree: dict[str, Any], store: Store) -> CategoricalEncoder:
     lookup: Lookup
     if tree["kind"] == "vocabulary":
-        values = pq.read_table(folder / tree["vocabulary"])["value"].combine_chunks()
+        with store.open_input(tree["vocabulary"]) as file:
+            values = pq.read_table(file)["value"].combine_chunks()
         lookup = VocabularyLookup(values)
     else:
         lookup = _LOOKUPS[tree["kind"]](tree["table_rows"])

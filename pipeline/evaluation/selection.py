@@ -1,8 +1,9 @@
 """Which evaluation is the best one: named metric, direction, patience."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.config import ConfigError
 from pipeline.config.tasks import TaskConfig
@@ -158,6 +159,20 @@ class BestEvaluation:
             return True
         self.since += 1
         return False
+
+    @property
+    def score(self) -> float | None:
+        """The best value so far, turned so that higher is better."""
+        if self.value is None or self.metric.higher_is_better:
+            return self.value
+        return -self.value
+
+    def state_dict(self) -> dict[str, float | int | None]:
+        return {"value": self.value, "step": self.step, "since": self.since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` gave."""
+        self.value, self.step, self.since = state["value"], state["step"], state["since"]
 
     @property
     def exhausted(self) -> bool:

@@ -1,60 +1,33 @@
 """From a trained ranker to a registered model version that scores raw rows."""
 
 import contextlib
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import mlflow.pyfunc
 import pandas as pd
 import torch
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from safetensors.torch import save_file
 
-from pipeline.config import Experiment, resolved_yaml
-from pipeline.data.manifest import Column, Manifest
+from pipeline.config import Experiment
+from pipeline.data.manifest import Manifest
+from pipeline.data.raw_rows import raw_rows
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.metrics import Metrics
-from pipeline.registry import scorer
-from pipeline.registry.columns import signature
-from pipeline.registry.model_card import model_card
+from pipeline.evaluation.scored_rows import ScoredRows
+from pipeline.registry.bundle import TrainedRanker, save_pyfunc
+from pipeline.registry.columns import arrow_schema
+from pipeline.registry.model_card import Evidence, model_card, short_description
 from pipeline.registry.names import logged_model_name, registered_name
-from pipeline.registry.served_code import copy_served_code, pinned_requirements
-from pipeline.registry.tracking import Tracker, evaluation_values, metric_points
-from pipeline.registry.uris import mask
+from pipeline.registry.parity import Parity, check_parity
+from pipeline.registry.quantise import quantisation_cost
+from pipeline.registry.tracking import Tracker, evaluation_values
 
-
-@dataclass(frozen=True)
-class TrainedRanker:
-    """What training leaves behind.
-
-    Attributes:
-        experiment: resolved experiment; ``mlflow.model_name`` and ``mlflow.alias`` name the place.
-        transforms: fitted on the train split.
-        manifest: the dataset.
-        state: state_dict of the unsharded ranker (keys of ``build_ranker(...).state_dict()``).
-        step: training step of these weights.
-    """
-
-    experiment: Experiment
-    transforms: FeatureTransforms
-    manifest: Manifest
-    state: Mapping[str, torch.Tensor]
-    step: int
-
-    @property
-    def columns(self) -> list[Column]:
-        """The raw columns a row needs."""
-        return [self.manifest.column(name) for name in self.transforms.columns]
-
-    @property
-    def task_names(self) -> list[str]:
-        return [task.name for task in self.experiment.tasks]
+CARD_FILE = "model_card.md"
 
 
 @dataclass(frozen=True)
@@ -76,23 +49,6 @@ class RegisteredVersion:
     model_id: str
 
 
-def save_bundle(folder: Path, trained: TrainedRanker) -> None:
-    """Writes what RowScorer.load reads: settings, transforms, weights, column types."""
-    folder.mkdir(parents=True)
-    (folder / scorer.EXPERIMENT_FILE).write_text(mask(resolved_yaml(trained.experiment)))
-    trained.transforms.save(folder / scorer.TRANSFORMS_FOLDER)
-    # safetensors refuses tensors that share storage; parameters of one bank may be such views.
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in trained.state.items()}
-    save_file(weights, folder / scorer.WEIGHTS_FILE)
-    description = {
-        "format_version": scorer.BUNDLE_VERSION,
-        "tasks": trained.task_names,
-        "columns": {c.name: c.type for c in trained.columns},
-        "dataset_digest": trained.manifest.digest,
-    }
-    (folder / scorer.DESCRIPTION_FILE).write_text(json.dumps(description, indent=1) + "\n")
-
-
 def register_model(
     tracker: Tracker,
     experiment: Experiment,
@@ -102,8 +58,10 @@ def register_model(
     metrics: Mapping[str, dict[str, Metrics]],
     example: pd.DataFrame,
     step: int,
+    diagnostics: Mapping[str, Any] | None = None,
+    sample: ScoredRows | None = None,
 ) -> RegisteredVersion:
-    """Logs the model with the run, registers it as a new version and moves the alias.
+    """Logs the model with the run, checks it, registers it as a new version, moves the alias.
 
     Args:
         tracker: the open run.
@@ -111,25 +69,41 @@ def register_model(
         metrics: by split (``valid``, ``test``), as MetricSet.compute() gives them; they go on the
             card, and on the logged model so that versions can be searched by them.
         example: a few raw rows, stored as input example.
+        diagnostics: of gates and experts (``Diagnostics.to_tree``), for the card.
+        sample: rows with the trainer's scores, which the artifact must reproduce; None = there
+            was no trainer (weights made for a test), nothing is compared.
 
     Raises:
-        TrackingError: the store or the registry refused; no version is created then.
+        ParityError: the artifact does not score as the trainer; no version is created then.
+        TrackingError: the store or the registry refused; likewise.
     """
     trained = TrainedRanker(experiment, transforms, manifest, state, step)
     name, alias = registered_name(experiment), experiment.mlflow.alias
-    card = model_card(experiment, manifest, metrics, tracker.run_id)
+    precision = experiment.artifact.table_precision
+    cost = None if precision == "fp32" else quantisation_cost(trained, precision)
+    evidence = Evidence(metrics, diagnostics or {}, cost)
     with tracker.errors(f"register a version of {name!r}"):
-        logged = _log_model(tracker, trained, card, example)
-        _log_model_metrics(tracker, logged.model_id, metrics, step)
-        version = _create_version(tracker, name, logged, card, manifest.digest)
+        logged, evidence = _log_model(tracker, trained, evidence, example, sample)
+        values = evidence.values() | {
+            key: value
+            for split, by_task in metrics.items()
+            for key, value in evaluation_values(split, by_task).items()
+        }
+        _log_model_metrics(tracker, logged.model_id, values, step)
+        description = short_description(experiment, manifest, evidence, tracker.run_id)
+        version = _create_version(tracker, name, logged, description, manifest.digest)
         tracker.client.set_registered_model_alias(name, alias, version)
-    tracker.log_text(card, "model_card.md")
+    tracker.log_text(model_card(experiment, manifest, evidence, tracker.run_id), CARD_FILE)
     return RegisteredVersion(f"models:/{name}/{version}", name, version, alias, logged.model_id)
 
 
 def _log_model(
-    tracker: Tracker, trained: TrainedRanker, card: str, example: pd.DataFrame
-) -> LoggedModel:
+    tracker: Tracker,
+    trained: TrainedRanker,
+    evidence: Evidence,
+    example: pd.DataFrame,
+    sample: ScoredRows | None,
+) -> tuple[LoggedModel, Evidence]:
     """Uploads the model and links it to the run; it ends READY, or FAILED after an error."""
     client, run = tracker.client, tracker.run
     name = logged_model_name(registered_name(trained.experiment))
@@ -140,69 +114,45 @@ def _log_model(
         client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, trained.step)])
         with tempfile.TemporaryDirectory(prefix="ple-model-") as folder:
             identity = Model(model_id=logged.model_id, run_id=run.run_id)
-            path = _save_pyfunc(Path(folder), identity, trained, card, example)
+            path = save_pyfunc(Path(folder), identity, trained, example)
+            if sample is not None:
+                evidence = evidence.with_parity(_parity(path, trained, sample))
+            card = model_card(trained.experiment, trained.manifest, evidence, run.run_id)
+            (path / CARD_FILE).write_text(card)
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
         with contextlib.suppress(MlflowException):
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
-    return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY), evidence
 
 
-def _save_pyfunc(
-    folder: Path, identity: Model, trained: TrainedRanker, card: str, example: pd.DataFrame
-) -> Path:
-    """Writes the MLflow model into `folder` and returns its path."""
-    save_bundle(folder / scorer.BUNDLE_ARTIFACT, trained)
-    columns, path = trained.columns, folder / "model"
-    mlflow.pyfunc.save_model(
-        path=str(path),
-        mlflow_model=identity,
-        python_model=str(Path(__file__).with_name("pyfunc_entry.py")),
-        artifacts={scorer.BUNDLE_ARTIFACT: str(folder / scorer.BUNDLE_ARTIFACT)},
-        code_paths=copy_served_code(folder / "code"),
-        pip_requirements=pinned_requirements(),
-        signature=signature(columns, trained.task_names),
-        input_example=_json_rows(example[[c.name for c in columns]]),
-        metadata={
-            "dataset_digest": trained.manifest.digest,
-            "columns": {c.name: c.type for c in columns},
-        },
+def _parity(path: Path, trained: TrainedRanker, sample: ScoredRows) -> Parity:
+    experiment = trained.experiment
+    schema = arrow_schema(trained.column_types)
+    rows = raw_rows(
+        experiment.data.path,
+        trained.manifest,
+        sample.split,
+        sample.rows_B,
+        dict(zip(schema.names, schema.types, strict=True)),
     )
-    _remove_machine_paths(path, identity)
-    (path / "model_card.md").write_text(card)
-    for cache in path.rglob("__pycache__"):
-        shutil.rmtree(cache)
-    return path
-
-
-def _json_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """`rows` with None for what is missing: NaN is no JSON."""
-    return rows.astype(object).where(rows.notna(), None)
-
-
-def _remove_machine_paths(path: Path, identity: Model) -> None:
-    """MLflow notes where files lay on this machine; loading needs their names only."""
-    flavor = identity.flavors["python_function"]
-    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
-    for artifact in flavor["artifacts"].values():
-        artifact["uri"] = artifact["path"]
-    identity.save(str(path / "MLmodel"))
+    return check_parity(path, experiment.tasks, sample, rows, experiment.artifact.table_precision)
 
 
 def _log_model_metrics(
-    tracker: Tracker, model_id: str, metrics: Mapping[str, dict[str, Metrics]], step: int
+    tracker: Tracker, model_id: str, values: Mapping[str, float], step: int
 ) -> None:
-    values = {k: v for split, m in metrics.items() for k, v in evaluation_values(split, m).items()}
     logged = [
         Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id, run_id=tracker.run_id)
-        for p in metric_points(values, step)
+        # With the values and stamps the run has: MLflow keeps one point of both.
+        for p in tracker.logged(values, step)
     ]
     tracker.client.log_batch(tracker.run_id, metrics=logged)
 
 
 def _create_version(
-    tracker: Tracker, name: str, logged: LoggedModel, card: str, digest: str
+    tracker: Tracker, name: str, logged: LoggedModel, description: str, digest: str
 ) -> str:
     try:
         tracker.client.create_registered_model(name)
@@ -215,7 +165,7 @@ def _create_version(
         source=logged.artifact_location,
         run_id=tracker.run_id,
         model_id=logged.model_id,
-        description=card,
+        description=description,
         tags={"dataset.digest": digest},
     )
     return str(created.version)

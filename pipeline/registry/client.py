@@ -3,6 +3,7 @@
 import re
 import sys
 import tempfile
+from pathlib import Path
 
 import mlflow.artifacts
 import mlflow.pyfunc
@@ -41,19 +42,42 @@ def score_rows(experiment: Experiment, model_uri: str, rows: pd.DataFrame) -> pd
     return scores
 
 
-def download_version(experiment: Experiment, model_uri: str, folder: str) -> str:
-    """Copies a version's MLflow model into `folder`; returns its path. Raises TrackingError."""
-    uri = tracking_uri(experiment)
+def download_version(where: Experiment | str, model_uri: str, folder: str | Path) -> str:
+    """Copies a version's MLflow model into `folder`; returns its path.
+
+    Args:
+        where: an experiment, whose MLflow is meant, or a tracking URI.
+        model_uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        folder: is made if it is not there.
+
+    Raises:
+        TrackingError: MLflow does not answer, or has no such version.
+    """
+    uri = where if isinstance(where, str) else tracking_uri(where)
     check_reachable(uri)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with mlflow_errors(uri, f"give {model_uri}"):
         name, version = _resolve(client, model_uri)
         # MLflow resolves models:/… in its global store, so the location is asked for here.
         location = client.get_model_version_download_uri(name, version)
         path: str = mlflow.artifacts.download_artifacts(
-            location, dst_path=folder, tracking_uri=uri, registry_uri=uri
+            location, dst_path=str(folder), tracking_uri=uri, registry_uri=uri
         )
     return path
+
+
+def resolve_version(where: Experiment | str, model_uri: str) -> tuple[str, str]:
+    """Name and number of the version that a model URI means now.
+
+    Raises:
+        TrackingError: MLflow does not answer, or has no such version.
+    """
+    uri = where if isinstance(where, str) else tracking_uri(where)
+    check_reachable(uri)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    with mlflow_errors(uri, f"give {model_uri}"):
+        return _resolve(client, model_uri)
 
 
 def _resolve(client: MlflowClient, model_uri: str) -> tuple[str, str]:

@@ -1,23 +1,24 @@
-"""Raw columns of a model: Arrow types as text, the MLflow signature, rows from pandas.
+"""Raw columns of a model: Arrow types as text, rows from pandas, and what is wrong with a row."""
 
-The signature holds lists and strings to their types. Scalar numbers are declared ``any``: MLflow
-would refuse a column of whole numbers where it expects a double, and a column with a missing value
-where it expects a long; :func:`arrow_table` checks them instead and names the column.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 import pyarrow as pa
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
-from mlflow.types.schema import AnyType, Array
-
-from pipeline.data.manifest import Column
 
 
 class RowError(ValueError):
-    """Rows cannot be scored; the message names the column and the type it needs."""
+    """Rows cannot be scored.
+
+    Attributes:
+        field: the column at fault.
+        problem: what is wrong with it, and what it needs.
+        row: position of the first such row; None where it is the column as a whole.
+    """
+
+    def __init__(self, field: str, problem: str, row: int | None = None) -> None:
+        where = f"column {field!r}" if row is None else f"row {row}, column {field!r}"
+        super().__init__(f"{where} {problem}" if row is None else f"{where}: {problem}")
+        self.field, self.problem, self.row = field, problem, row
 
 
 def arrow_type(text: str) -> pa.DataType:
@@ -34,13 +35,6 @@ def arrow_type(text: str) -> pa.DataType:
 def arrow_schema(types: Mapping[str, str]) -> pa.Schema:
     """Arrow schema of raw columns, from name → type as text."""
     return pa.schema([pa.field(name, arrow_type(text)) for name, text in types.items()])
-
-
-def signature(columns: Sequence[Column], tasks: Sequence[str]) -> ModelSignature:
-    """Every raw column, optional (absent or None = missing); one double per task."""
-    inputs = [ColSpec(_signature_type(arrow_type(c.type)), c.name, False) for c in columns]
-    outputs = [ColSpec(DataType.double, task) for task in tasks]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
 def arrow_table(rows: pd.DataFrame, schema: pa.Schema) -> pa.Table:
@@ -61,23 +55,5 @@ def _column(rows: pd.DataFrame, field: pa.Field) -> pa.Array:
         return pa.Array.from_pandas(values, type=field.type)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise RowError(
-            f"column {field.name!r} must hold {field.type} (or None where missing): {error}"
+            field.name, f"must hold {field.type} (or None where missing): {error}"
         ) from None
-
-
-def _signature_type(kind: pa.DataType) -> DataType | Array | AnyType:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return Array(_item_type(kind.value_type))
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return DataType.string
-    return AnyType()
-
-
-def _item_type(kind: pa.DataType) -> DataType:
-    if pa.types.is_integer(kind):
-        return DataType.long
-    if pa.types.is_floating(kind):
-        return DataType.double
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return DataType.string
-    raise RowError(f"lists of {kind} have no counterpart in an MLflow signature")

@@ -19,6 +19,8 @@ from pipeline.registry.uris import mask
 # Limits of MLflow: length of a parameter's value and of a dataset's digest.
 _PARAM_LENGTH = 6000
 _DIGEST_LENGTH = 36
+# Stands beside the packages where the code was sent or put into an image, without its checkout.
+REVISION_FILE = "revision.json"
 
 
 def experiment_params(experiment: Experiment) -> dict[str, str]:
@@ -69,11 +71,20 @@ def git_tags(folder: Path) -> dict[str, str]:
 
     # An installed copy inside someone else's checkout is not that checkout's code.
     if git("ls-files", "--error-unmatch", ".") is None:
-        return {}
+        return _packed_revision(folder)
     revision, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
     if revision is None or changes is None:
         return {}
     return {"mlflow.source.git.commit": revision, "git.dirty": str(bool(changes)).lower()}
+
+
+def _packed_revision(folder: Path) -> dict[str, str]:
+    """The revision that was written beside the code when it was packed; {} without one."""
+    try:
+        tree = json.loads((folder.parents[1] / REVISION_FILE).read_text())
+    except (OSError, ValueError, IndexError):
+        return {}
+    return {str(name): str(value) for name, value in tree.items()}
 
 
 def run_tags(manifest: Manifest) -> dict[str, str]:

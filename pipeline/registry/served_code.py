@@ -3,7 +3,7 @@
 import ast
 import importlib.metadata
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ENTRY = "pipeline.registry.pyfunc_entry"
@@ -12,9 +12,6 @@ _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("ple", "pipeline")
 _REQUIREMENTS = (
     "torch",
-    "torchrec",
-    "fbgemm-gpu-cpu",
-    "fbgemm-gpu",
     "numpy",
     "pandas",
     "pyarrow",
@@ -27,14 +24,8 @@ _REQUIREMENTS = (
 
 def pinned_requirements() -> list[str]:
     """What scoring needs, at the installed versions (without local labels such as ``+cpu``)."""
-    pins = []
-    for package in _REQUIREMENTS:
-        try:
-            version = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # Of the two fbgemm builds one is installed.
-        pins.append(f"{package}=={version.partition('+')[0]}")
-    return pins
+    versions = {package: importlib.metadata.version(package) for package in _REQUIREMENTS}
+    return [f"{package}=={version.partition('+')[0]}" for package, version in versions.items()]
 
 
 def copy_served_code(folder: Path) -> list[str]:
@@ -47,7 +38,7 @@ def copy_served_code(folder: Path) -> list[str]:
 
 
 def served_files() -> set[Path]:
-    """Files of this project reached by imports from the entry file, packages included."""
+    """Files of this project that importing the entry file imports, packages included."""
     found: set[Path] = set()
     waiting = [ENTRY]
     while waiting:
@@ -72,9 +63,19 @@ def _files_of(module: str) -> Iterator[Path]:
 
 def _imports(file: Path) -> Iterator[str]:
     """Names that may be modules; those which are not have no file and drop out."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in _executed(ast.parse(file.read_text()).body):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _executed(statements: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run when the module is imported: not those of functions or type checking."""
+    for statement in statements:
+        yield statement
+        if isinstance(statement, ast.If) and ast.unparse(statement.test) != "TYPE_CHECKING":
+            yield from _executed([*statement.body, *statement.orelse])
+        elif isinstance(statement, ast.Try):
+            yield from _executed(statement.body)

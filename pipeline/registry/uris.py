@@ -1,5 +1,6 @@
 """Tracking URIs: the default store, whether a server answers, and texts without passwords."""
 
+import os
 import socket
 import ssl
 import urllib.error
@@ -11,9 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
-from pipeline.config import Experiment
-from pipeline.config.locations import mask
+from pipeline.config import ConfigError, Experiment
+from pipeline.config.locations import is_uri, mask
 
 TIMEOUT_SECONDS = 4.0
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -31,14 +33,37 @@ def local_store(experiment: Experiment) -> Path | None:
     uri = experiment.mlflow.tracking_uri
     if uri is not None and not uri.startswith("sqlite:"):
         return None
+    if uri is not None and is_uri(experiment.storage.path):
+        return Path(uri.removeprefix("sqlite:///")).resolve().parent
     return Path(experiment.storage.path).resolve()
 
 
 def tracking_uri(experiment: Experiment) -> str:
-    """The configured URI, or ``sqlite:///`` with the absolute path of storage.path/mlflow.db."""
+    """The configured URI, or ``sqlite:///`` with the absolute path of storage.path/mlflow.db.
+
+    Raises:
+        ConfigError: storage.path is an object store, in which a SQLite file cannot be.
+    """
     if experiment.mlflow.tracking_uri is not None:
         return experiment.mlflow.tracking_uri
+    if is_uri(experiment.storage.path):
+        raise ConfigError(
+            f"mlflow.tracking_uri: set it to an MLflow server; storage.path "
+            f"{mask(experiment.storage.path)} can hold no SQLite file"
+        )
     return f"sqlite:///{Path(experiment.storage.path).resolve() / 'mlflow.db'}"
+
+
+def mlflow_client(uri: str) -> MlflowClient:
+    """A client that gives up on a server that is gone within seconds, and that prints nothing.
+
+    MLflow takes both from the environment only: by default it retries a call for minutes, and
+    prints the address of a run that ends, password included. What is set there is kept.
+    """
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager

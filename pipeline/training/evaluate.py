@@ -3,7 +3,7 @@
 Legend: B rows of a batch, T tasks, O outputs of all towers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,8 +17,16 @@ from pipeline.config.tasks import TaskConfig
 from pipeline.data.loader import BatchLoader
 from pipeline.evaluation.diagnostics import Diagnostics, DiagnosticsCollector
 from pipeline.evaluation.metrics import MetricOptions, MetricSet
+from pipeline.evaluation.scored_rows import RowKeeper
 from pipeline.model import build_heads
 from pipeline.training.errors import TrainingError
+
+# Batches between two questions whether to go on.
+_ASK_EVERY = 8
+
+
+class EvaluationAbandonedError(Exception):
+    """An evaluation was given up on all workers: something more urgent is asked of them."""
 
 
 class Evaluator:
@@ -41,16 +49,30 @@ class Evaluator:
         self._model, self._tasks, self._heads = model, list(tasks), build_heads(tasks)
         self._options, self._device = options, device
 
-    def __call__(self, loader: BatchLoader) -> dict[str, dict[str, Any]]:
+    def __call__(
+        self,
+        loader: BatchLoader,
+        interrupt: Callable[[], None] | None = None,
+        keeper: RowKeeper | None = None,
+    ) -> dict[str, dict[str, Any]]:
         """Metrics by task over the whole split, the same on every worker. All ranks must call it.
+
+        Args:
+            loader: of the split.
+            interrupt: called every few batches, at the same ones on every worker.
+            keeper: keeps the scores of this worker's first rows.
 
         Raises:
             TrainingError: a score is not finite.
+            EvaluationAbandonedError: from ``interrupt``.
         """
-        return self._run(loader, None)
+        return self._run(loader, None, interrupt, keeper)
 
     def with_diagnostics(
-        self, loader: BatchLoader
+        self,
+        loader: BatchLoader,
+        interrupt: Callable[[], None] | None = None,
+        keeper: RowKeeper | None = None,
     ) -> tuple[dict[str, dict[str, Any]], Diagnostics]:
         """The same, and in the same pass what gates and experts do.
 
@@ -58,18 +80,24 @@ class Evaluator:
         """
         collector = DiagnosticsCollector(self._model.module, self._device)
         with collector.watching():
-            metrics = self._run(loader, collector)
+            metrics = self._run(loader, collector, interrupt, keeper)
         return metrics, collector.reduce()
 
     @torch.no_grad()
     def _run(
-        self, loader: BatchLoader, collector: DiagnosticsCollector | None
+        self,
+        loader: BatchLoader,
+        collector: DiagnosticsCollector | None,
+        interrupt: Callable[[], None] | None,
+        keeper: RowKeeper | None,
     ) -> dict[str, dict[str, Any]]:
         # Made anew each time: between evaluations its memory is training's.
         metrics = MetricSet(self._tasks, self._device, self._options)
         losses = _OtherLosses(self._tasks, self._heads, self._device)
         with _evaluating(self._model):
-            for batch in loader.epoch(0):
+            for number, batch in enumerate(loader.epoch(0)):
+                if interrupt is not None and number % _ASK_EVERY == 0:
+                    interrupt()
                 batch = batch.to(self._device)
                 features = batch.ids, batch.weighted_ids, batch.dense_BN
                 if collector is None:
@@ -82,6 +110,10 @@ class Evaluator:
                 predictions_BT = self._heads.predictions(outputs_BO)
                 metrics.update(predictions_BT, *targets, batch.keys_BK)
                 losses.update(outputs_BO, *targets)
+                if keeper is not None and not keeper.full:
+                    rows_B = loader.rows_of(0, batch.cursor["step"] - 1)
+                    # In float64 from the towers on, as a registered model has it.
+                    keeper.add(rows_B, self._heads.predictions(outputs_BO.double()), *targets)
         metrics.reduce()
         computed = metrics.compute()
         for task, loss in losses.means().items():

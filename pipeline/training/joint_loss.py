@@ -5,6 +5,7 @@ Legend: B rows of this worker's batch, O tower outputs, T tasks, W workers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from pipeline.data.batch import Batch
 from pipeline.training.balance_figures import BalanceFigures
 from pipeline.training.balancing import build_balancer, steps_between_renewals
 from pipeline.training.clock import PhaseClock
+from pipeline.training.guard import LossGuard
 from ple.balancing import read_outputs, task_gramian
 
 
@@ -43,6 +45,7 @@ class JointLoss:
         steps_per_epoch: unit of time of ``kind: decay``.
         measure_every: steps from one measurement of task gradients to the next, for the logs, with
             methods that need none themselves; 0 = never.
+        guard: looks at the losses of every step before they are used; None = nobody does.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class JointLoss:
         seed: int = 0,
         steps_per_epoch: int = 1,
         measure_every: int = 0,
+        guard: LossGuard | None = None,
     ) -> None:
         self._names = [task.name for task in tasks]
         self._heads = heads
         self._clock = clock
+        self._guard = guard
         self._boundary = balance.boundary
         self._every = steps_between_renewals(balance, steps_per_epoch)
         self._measure_every = measure_every if len(tasks) > 1 else 0
@@ -103,11 +108,16 @@ class JointLoss:
             outputs_BO: outputs of the towers.
             boundary: activations by the name of the boundary; may be empty unless
                 :attr:`wants_boundary`.
+
+        Raises:
+            BadLossError: the guard refuses the losses; they have entered no figure yet.
         """
         now = self._begun
         numerators_T = self._heads.losses(outputs_BO, now.batch.labels_BT, now.batch.weights_BT)
         with self._clock.phase("communication"):
             now.work.wait()
+            if self._guard is not None:
+                self._guard.check(numerators_T, now.totals_T)
         shares_T = numerators_T / now.totals_T.clamp(min=1e-12)
         self._sums_2T += torch.stack([numerators_T.detach(), now.local_totals_T])
         if self._balancer.wants == "losses":
@@ -122,8 +132,9 @@ class JointLoss:
         return (shares_T * weights_T).sum() * self._world_size
 
     def finish(self) -> None:
-        """Ends a step, after its backward pass."""
-        if self._balancer.wants == "losses" and (self._begun.number + 1) % self._every == 0:
+        """Ends a step, after its backward pass or where there is none."""
+        due = self._balancer.wants == "losses" and (self._begun.number + 1) % self._every == 0
+        if due and self._window_steps:
             self._hand_over(self._window_T / self._window_steps, None)
             self._window_T = torch.zeros_like(self._window_T)
             self._window_steps = 0
@@ -172,6 +183,38 @@ class JointLoss:
         self._window_T.copy_(window_T if dist.get_rank() == 0 else torch.zeros_like(window_T))
         self._window_steps = int(steps)
         self._pending = None
+
+    def own_state(self) -> dict[str, Any]:
+        """This worker's sums since the last log and the last renewal of weights."""
+        return {
+            "window": self._window_T.clone(),
+            "window_steps": self._window_steps,
+            "sums": self._sums_2T.clone(),
+            "weight_sums": self._weight_sums_T.clone(),
+            "weight_steps": self._weight_steps,
+            "gramian_sums": self._gramian_sums_TT.clone(),
+            "measurements": self._measurements,
+        }
+
+    def load_own_states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Restores what :meth:`own_state` of all workers gave, in the order of their ranks.
+
+        Call it after :meth:`load_state_dict`. With another number of workers the chief goes on
+        with the sums of all.
+        """
+        rank, first = dist.get_rank(), states[0]
+        self._weight_sums_T.copy_(first["weight_sums"])  # the same on all workers
+        self._weight_steps, self._measurements = first["weight_steps"], first["measurements"]
+        if len(states) == self._world_size:
+            mine = [states[rank]]
+            self._window_T.copy_(mine[0]["window"])
+            self._window_steps = mine[0]["window_steps"]
+        else:
+            mine = list(states) if rank == 0 else []
+        for name, sums in (("sums", self._sums_2T), ("gramian_sums", self._gramian_sums_TT)):
+            sums.zero_()
+            for state in mine:
+                sums += state[name].to(sums.device)
 
     @property
     def _begun(self) -> "_Step":

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -78,6 +79,7 @@ class Optimizers:
         self._schedule, self._table_schedule = schedule, table_schedule
         self._total_steps = total_steps
         self._clip_norm = dense.clip_norm
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._parameters = dense_parameters(model)
         self.dense = _dense_optimizer(self._parameters, dense)
         self._dense_rate = _Rate([self.dense])
@@ -112,6 +114,13 @@ class Optimizers:
 
     def prepare(self, step: int) -> None:
         """Sets the rates of this step and clears the gradients."""
+        self.set_rates(step)
+        self.dense.zero_grad()
+        if self._copied is not None:
+            self._copied.zero_grad()
+
+    def set_rates(self, step: int) -> None:
+        """Sets the rates of a step, from 0."""
         multiplier = rate_multiplier(self._schedule, step, self._total_steps)
         self._dense_rate.set(multiplier)
         if self._table_schedule is not None:
@@ -119,9 +128,6 @@ class Optimizers:
         if self._table_rate.set(multiplier):
             # Hands the new rate to the tables; their rows move inside backward only.
             self._fused.step()
-        self.dense.zero_grad()
-        if self._copied is not None:
-            self._copied.zero_grad()
 
     def step(self) -> None:
         """Moves the dense part and copied tables; all other tables have moved already."""
@@ -143,6 +149,68 @@ class Optimizers:
         else:
             with self.average.applied():
                 yield
+
+    def finite(self) -> bool:
+        """Whether all dense weights are. Waits for the device."""
+        norms = torch._foreach_norm([p.detach() for p in self._parameters])
+        return bool(torch.stack(list(norms)).isfinite().all())
+
+    def tensors(self) -> dict[str, Any]:
+        """The state of every optimizer, by parameter, and the averages: what is to be loaded in
+        place. Missing state of optimizers that have not stepped yet is made first."""
+        fused: dict[str, Any] = self._fused.state_dict()["state"]
+        tree = {
+            "fused_optimizer": fused,
+            "dense_optimizer": self._states(self.dense),
+            "copied_optimizer": self._states(self._copied) if self._copied else {},
+            "average": {} if self.average is None else self.average.state_dict(),
+        }
+        return {name: part for name, part in tree.items() if part}
+
+    def load_tensors(self, tree: dict[str, Any]) -> None:
+        """After :meth:`tensors` was filled in place."""
+        if "fused_optimizer" in tree:
+            # Without groups: rates are functions of the step.
+            self._fused.load_state_dict({"state": tree["fused_optimizer"]})
+        if self.average is not None:
+            self.average.load_state_dict(tree["average"])
+
+    def counts(self) -> dict[str, Any]:
+        """Clipped steps since the last log."""
+        return {"clipped": self._clipped.clone(), "steps": self._steps}
+
+    def load_counts(self, counts: dict[str, Any]) -> None:
+        """Restores what :meth:`counts` gave."""
+        self._clipped.copy_(counts["clipped"])
+        self._steps = counts["steps"]
+
+    def _states(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """An optimizer's tensors by the name of the parameter."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if any(p not in optimizer.state for p in parameters):
+            _make_state(optimizer, parameters)
+        return {
+            self._names[id(p)]: {k: v for k, v in optimizer.state[p].items() if torch.is_tensor(v)}
+            for p in parameters
+            if optimizer.state[p]
+        }
+
+
+def _make_state(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Makes an optimizer's state by a step of no length, which moves nothing."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    gradients = [parameter.grad for parameter in parameters]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+        if "step" in optimizer.state[parameter]:
+            optimizer.state[parameter]["step"].zero_()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 class _Rate:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.storage import open_store
 from pipeline.data.transforms import FeatureTransforms
 
 _FILE = "pooling_factors.json"
@@ -31,15 +32,15 @@ def pooling_factors(
     return factors
 
 
-def save_pooling_factors(factors: Mapping[str, float], folder: Path) -> None:
+def save_pooling_factors(factors: Mapping[str, float], folder: str | Path) -> None:
     """Leaves the factors for the workers."""
-    (folder / _FILE).write_text(json.dumps(dict(factors), indent=1) + "\n")
+    open_store(folder).write_text(_FILE, json.dumps(dict(factors), indent=1) + "\n")
 
 
-def load_pooling_factors(folder: Path) -> dict[str, float]:
+def load_pooling_factors(folder: str | Path) -> dict[str, float]:
     """The factors that were left; none where nobody counted."""
-    path = folder / _FILE
-    if not path.is_file():
+    store = open_store(folder)
+    if not store.is_file(_FILE):
         return {}
-    factors: dict[str, float] = json.loads(path.read_text())
+    factors: dict[str, float] = json.loads(store.read_text(_FILE))
     return factors

@@ -11,6 +11,7 @@ it is issued, so what overlaps with something else counts where it is waited for
 - dense forward and backward: crosses, experts, gates, towers and losses.
 """
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from torchrec.distributed.mc_embeddingbag import ShardedManagedCollisionEmbeddin
 from torchrec.distributed.types import Awaitable
 
 import ple
+from pipeline.data.storage import open_store
 from pipeline.training.clock import PhaseClock
 from pipeline.training.errors import TrainingError
 
@@ -118,7 +120,9 @@ class StepTrace:
         TrainingError: the run is shorter than that.
     """
 
-    def __init__(self, folder: Path, steps: int, device: torch.device, total_steps: int) -> None:
+    def __init__(
+        self, folder: str | Path, steps: int, device: torch.device, total_steps: int
+    ) -> None:
         if steps and _WARM_UP_STEPS + steps > total_steps:
             raise TrainingError(
                 f"train.profile_steps: {steps} steps after {_WARM_UP_STEPS} to warm up, and the run"
@@ -159,8 +163,12 @@ class StepTrace:
         assert self._profiler is not None
         profiler, self._profiler = self._profiler, None
         profiler.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
+        store = open_store(self._folder)
+        with tempfile.TemporaryDirectory() as local:
+            path = Path(local) / "trace.json.gz"
+            profiler.export_chrome_trace(str(path))
+            with store.open_output(path.name) as file:
+                file.write(path.read_bytes())
         order = "cuda_time_total" if self._device.type == "cuda" else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=_SHOWN_OPERATIONS)
-        (self._folder / "operations.txt").write_text(table)
+        store.write_text("operations.txt", table)

@@ -12,10 +12,11 @@ _NOTICES = {
     "torchrec.distributed.comm": ("TORCHREC_RESOLVED_POD_SIZE not set", "[Connection]"),
     "torchrec.distributed.utils": ("Sharding Type is data_parallel, caching params",),
 }
-# TorchRec's own use of names that torch changes; and the CPU kernel of copied tables, which
+# TorchRec's own use of names and types that torch changes; and the CPU kernel of copied tables, which
 # differentiates itself although torch cannot see that (their gradients are tested).
 _WARNINGS = (
     r"`broadcast_buffers` is deprecated",
+    r"Please use DTensor instead and we are deprecating ShardedTensor",
     r"`torch.distributed.(reduce_scatter_tensor|all_gather_into_tensor)` is deprecated",
     r"fbgemm::dense_embedding_codegen_lookup_function: an autograd kernel was not registered",
 )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pipeline.evaluation.scored_rows import ScoredRows
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -35,6 +37,8 @@ class Reporter(Protocol):
 
     def metrics(self, step: int, epoch: int, values: dict[str, float]) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
 
 class SilentReporter:
     """Drops everything; for workers other than the chief."""
@@ -42,6 +46,8 @@ class SilentReporter:
     def progress(self, snapshot: Progress) -> None: ...
 
     def metrics(self, step: int, epoch: int, values: dict[str, float]) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class TrainingResult:
             row group and kind of fault, over all workers and passes.
         lost_rows: their number by kind.
         history: ``{step, epoch, split, task, metric, value}`` records in order.
+        sample: rows of the test split (without one, of valid) with the chief's scores.
     """
 
     splits: dict[str, dict[str, dict[str, Any]]]
@@ -86,3 +93,4 @@ class TrainingResult:
     losses: list[dict[str, Any]]
     lost_rows: dict[str, int]
     history: list[dict[str, Any]]
+    sample: ScoredRows | None = None

@@ -1,5 +1,6 @@
 """One training step: joint loss over the global batch, backward, optimizers."""
 
+import torch
 import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
@@ -7,6 +8,7 @@ from pipeline.data.batch import Batch
 from pipeline.training.balance_figures import BalanceFigures
 from pipeline.training.clock import PhaseClock
 from pipeline.training.errors import TrainingError
+from pipeline.training.guard import BadLossError
 from pipeline.training.joint_loss import JointLoss
 from pipeline.training.optimizers import Optimizers
 from pipeline.training.profiling import (
@@ -17,6 +19,7 @@ from pipeline.training.profiling import (
     OPTIMIZER,
     watch_step,
 )
+from ple.batch_moments import BatchMoments
 
 
 class TrainStep:
@@ -50,7 +53,23 @@ class TrainStep:
             self._end_of_backward = EMBEDDING_BACKWARD if alone else COMMUNICATION
 
     def __call__(self, batch: Batch, step: int) -> None:
-        """Trains on one batch already on the device; ``step`` counts from 0."""
+        """Trains on one batch already on the device; ``step`` counts from 0.
+
+        Raises:
+            BadLossError: on every rank; no weight, average or sum has moved, and the next step may
+                follow.
+        """
+        kept = self._statistics()
+        try:
+            self._step(batch, step)
+        except BadLossError:
+            self._joint_loss.finish()
+            self._clock.stop()
+            for buffer, value in kept:
+                buffer.copy_(value)
+            raise
+
+    def _step(self, batch: Batch, step: int) -> None:
         joint_loss, clock = self._joint_loss, self._clock
         clock.start()
         joint_loss.begin(batch, step)
@@ -73,6 +92,13 @@ class TrainStep:
         clock.lap(OPTIMIZER)
         joint_loss.finish()
         clock.stop()
+
+    def _statistics(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Running statistics of batches, which a forward pass moves, and copies of them."""
+        if not self._ranker.batch_statistics:
+            return []
+        moments = [m for m in self._ranker.modules() if isinstance(m, BatchMoments)]
+        return [(buffer, buffer.clone()) for m in moments for buffer in m.buffers()]
 
     def mean_losses(self, step: int) -> dict[str, float]:
         """Mean loss by task over all workers since the last call; every rank must call it.

@@ -47,12 +47,12 @@ def task_gramian(
     for z_BD, of_tasks in zip(boundary, zip(*grads, strict=True), strict=True):
         readers = [task for task, grad_BD in enumerate(of_tasks) if grad_BD is not None]
         if len(readers) == 1:  # a task's own stream
-            grad_N = of_tasks[readers[0]].flatten()
+            grad_N = of_tasks[readers[0]].flatten().to(losses_T.dtype)
             gramian_TT[readers[0], readers[0]] += torch.dot(grad_N, grad_N)
         elif readers:
             zero_BD = z_BD if len(readers) == tasks else torch.zeros_like(z_BD)
             rows = [zero_BD if grad_BD is None else grad_BD for grad_BD in of_tasks]
-            rows_TN = torch.stack([row_BD.flatten() for row_BD in rows])
+            rows_TN = torch.stack([row_BD.flatten() for row_BD in rows]).to(losses_T.dtype)
             gramian_TT += rows_TN @ rows_TN.T
     return gramian_TT
 

@@ -9,9 +9,10 @@ import pytest
 from small_datasets import write_dataset
 
 from pipeline.comparison.budget import plan_kinds
+from pipeline.comparison.layouts import kind_experiment
 from pipeline.config import Experiment
 from pipeline.config.features import FeaturesConfig
-from pipeline.data.fitting import fit_transforms
+from pipeline.data.fitting import fit_transforms, with_table_widths
 from pipeline.data.transforms import FeatureTransforms
 
 Build = Callable[..., Experiment]
@@ -83,3 +84,51 @@ def test_widths_given_by_the_user_and_no_budget(
     (bottom,) = plan_kinds(config, ["shared_bottom"], "none", transforms)
     assert bottom.widths == "32-16-8"
     assert bottom.budget_share is None
+
+
+def test_tables_of_the_same_width_or_of_as_many_numbers(
+    experiment: Build, transforms: FeatureTransforms
+) -> None:
+    features = {
+        "embedding_dim": 48,
+        "categorical": [{"name": "user", "encoder": "hash", "rows": 50}],
+        "numeric": [{"name": "age", "transform": "none"}],
+    }
+    seen = {}
+    for tables in ("same_width", "same_parameters"):
+        config = experiment(features=features, compare={"tables": tables})
+        fitted = with_table_widths(transforms, config.features)
+        plans = {p.kind: p for p in plan_kinds(config, KINDS, "parameters", fitted)}
+        seen[tables] = {kind: plan.table_parameters for kind, plan in plans.items()}
+        for kind, plan in plans.items():
+            # The dense budget holds with the inputs that these widths give.
+            assert plan.budget_share == pytest.approx(1.0, abs=0.02), kind
+    own = 50 * 48
+    # Three tasks: three sets of tables of single_task, four slices of stem's.
+    assert seen["same_width"] == dict.fromkeys(KINDS, own) | {
+        "single_task": 3 * own,
+        "stem": 4 * own,
+    }
+    assert seen["same_parameters"] == dict.fromkeys(KINDS, own)
+
+
+def test_widths_of_narrower_tables_are_multiples_of_four(experiment: Build) -> None:
+    features = {
+        "embedding_dim": 32,
+        "categorical": [
+            {"name": "user", "encoder": "hash", "rows": 50, "dim": 8},
+            {"name": "item", "encoder": "hash", "rows": 9},
+        ],
+        "numeric": [{"name": "age", "buckets": 8, "dim": 64}, {"name": "price"}],
+    }
+    config = experiment(features=features, compare={"tables": "same_parameters"})
+    narrow = kind_experiment(config, "single_task", "like").features
+    # A third of each: 10.7, 2.7 and 21.3.
+    assert narrow.embedding_dim == 12
+    assert [feature.dim for feature in narrow.categorical] == [4, None]
+    assert [feature.dim for feature in narrow.numeric] == [20, None]
+    assert kind_experiment(config, "mmoe").features == config.features
+    stem = config.model_copy(update={"model": kind_experiment(config, "stem").model})
+    # The config's own kind keeps its widths, and the others have as many numbers.
+    assert kind_experiment(stem, "stem").features.embedding_dim == 32
+    assert kind_experiment(stem, "ple").features.embedding_dim == 128

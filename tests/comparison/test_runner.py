@@ -39,7 +39,7 @@ class PretendedSlot:
 
     def start(self, spec: RunSpec, run_folder: Path) -> None:
         assert self.spec is None
-        assert (run_folder / "transforms" / "t.json").read_text() == "fitted"
+        assert (run_folder / "transforms" / "t.json").read_text() == "fitted for ple"
         (run_folder / "checkpoint").mkdir()
         self.spec = spec
         self.started.append(spec.title)
@@ -58,9 +58,9 @@ class PretendedSlot:
         return 0.0
 
 
-def fill(common: Path) -> None:
-    (common / "transforms").mkdir()
-    (common / "transforms" / "t.json").write_text("fitted")
+def fill(folder: Path, spec: RunSpec) -> None:
+    (folder / "transforms").mkdir()
+    (folder / "transforms" / "t.json").write_text(f"fitted for {spec.kind}")
 
 
 class Lines(RunConsole):

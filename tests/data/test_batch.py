@@ -14,10 +14,9 @@ from pipeline.data.encoded import (
     EncodedFeatures,
     EncodedRows,
     Ragged,
-    Span,
-    gather_rows,
     offsets_of,
 )
+from pipeline.data.gather import Span, gather_rows
 from pipeline.data.lookup import IdentityLookup
 from pipeline.data.numeric import NumericEncoder
 from pipeline.data.transforms import EmbeddingTable, FeatureTransforms

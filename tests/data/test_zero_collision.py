@@ -12,7 +12,8 @@ from small_datasets import fit_one
 
 from pipeline.config.features import CategoricalFeature
 from pipeline.data.batch import Collator, Segment
-from pipeline.data.encoded import EncodedRows, Span, gather_rows
+from pipeline.data.encoded import EncodedRows
+from pipeline.data.gather import Span, gather_rows, take_ragged
 from pipeline.data.hashing import hash_strings, mix
 from pipeline.data.transforms import EmbeddingTable, FeatureTransforms, IdMap
 
@@ -105,7 +106,7 @@ def test_weights_from_arrow_shuffle_without_a_warning(tmp_path: Path) -> None:
     assert not ragged.weights.flags.writeable
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        taken = ragged.take(np.array([1, 0]))
+        taken = take_ragged(ragged, np.array([1, 0]))
     assert taken.weights is not None
     assert taken.weights.tolist() == [1.5, 0.5, 2.0]
 

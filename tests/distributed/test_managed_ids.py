@@ -70,10 +70,10 @@ def results(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def state_of(folder: Path, results: dict[int, Any], world_size: int) -> dict[str, torch.Tensor]:
+    from pipeline.checkpoint.weights import load_unsharded
     from pipeline.config import load_experiment
     from pipeline.data.transforms import FeatureTransforms
     from pipeline.model import build_ranker
-    from pipeline.training.checkpoint import load_unsharded
 
     experiment = load_experiment(folder / "experiment.yaml")
     transforms = FeatureTransforms.load(folder / f"run-{world_size}" / "transforms")
@@ -129,7 +129,7 @@ def test_the_artifact_scores_as_the_trainer_did(
     save_bundle(bundle, trained)
     scorer = RowScorer.load(bundle)
     table = pq.read_table(next((folder / "data" / "test").glob("*.parquet")))
-    scores_BT = scorer.score(table.select(scorer.schema.names))
+    scores_BT = scorer.score_table(table.select(scorer.schema.names))
     click = scores_BT[:, scorer.task_names.index("click")]
     label = table["click"].to_numpy()
     logloss = -np.mean(label * np.log(click) + (1 - label) * np.log1p(-click))

@@ -34,9 +34,9 @@ def train(rank: int, world_size: int, dataset: str, folder: str) -> dict[str, An
 
 
 def unsharded_weights(experiment: Any, run_folder: Path, checkpoint: str) -> dict[str, Any]:
+    from pipeline.checkpoint.weights import load_unsharded
     from pipeline.data.transforms import FeatureTransforms
     from pipeline.model import build_ranker
-    from pipeline.training.checkpoint import load_unsharded
 
     transforms = FeatureTransforms.load(run_folder / "transforms")
     ranker = build_ranker(experiment, transforms, device="cpu")
@@ -134,8 +134,12 @@ def test_gates_are_mean_weights(results: Any) -> None:
             assert a == pytest.approx(b, abs=5e-3)
 
 
-def test_only_the_best_checkpoint_is_kept(results: Any) -> None:
+def test_the_best_checkpoint_and_the_latest_two_are_kept(results: Any) -> None:
     for world_size in WORLDS:
-        checkpoint = Path(results[world_size][0]["checkpoint"])
-        assert checkpoint.name == f"step-{results[world_size][0]['best_step']}"
-        assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+        result = results[world_size][0]
+        checkpoint = Path(result["checkpoint"])
+        assert checkpoint.name == f"step-{result['best_step']:08}"
+        kept = sorted(path.name for path in checkpoint.parent.iterdir())
+        assert kept[-1] == f"step-{result['steps']:08}"
+        assert checkpoint.name in kept
+        assert len(kept) <= 3

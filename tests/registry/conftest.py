@@ -12,14 +12,19 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+import ple
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
+from pipeline.data.batch import Collator, Segment
+from pipeline.data.encoded import EncodedRows
 from pipeline.data.fitting import fit_transforms
 from pipeline.data.loader import BatchLoader
 from pipeline.data.manifest import Column, Manifest, Shard, load_manifest
 from pipeline.data.preparing.writer import DatasetWriter
-from pipeline.model import build_ranker
-from pipeline.registry.artifact import RegisteredVersion, TrainedRanker, register_model, save_bundle
+from pipeline.evaluation.scores import score
+from pipeline.model import build_heads, build_ranker
+from pipeline.registry.artifact import RegisteredVersion, register_model
+from pipeline.registry.bundle import TrainedRanker, save_bundle
 from pipeline.registry.scorer import RowScorer
 from pipeline.registry.tracking import Tracker
 
@@ -201,6 +206,21 @@ class TrainedShop:
         }
         return pa.table(rows, schema=pa.schema([(n, kind) for n, (_, kind) in COLUMNS.items()]))
 
+    @torch.no_grad()
+    def scores_in_training(
+        self, experiment: Experiment, ranker: ple.Ranker, rows: pa.Table
+    ) -> np.ndarray:
+        """Float64 scores by task as training computes them: KeyedJaggedTensors, TorchRec tables."""
+        features = self.transforms.encode(rows)
+        none_BT = np.empty((rows.num_rows, 0), np.float32)
+        collate = Collator(self.transforms, tasks=0, batch_rows=rows.num_rows)
+        encoded = EncodedRows(features, none_BT, none_BT)
+        batch = collate([Segment(encoded, 0, rows.num_rows, at=0)], cursor={})
+        outputs_BO = ranker.eval()(batch.ids, batch.weighted_ids, batch.dense_BN)
+        predictions_BT = build_heads(experiment.tasks).predictions(outputs_BO.double())
+        scores_BT: np.ndarray = score(predictions_BT, experiment.tasks).numpy()
+        return scores_BT
+
     def trainer_scores(self, split: str) -> dict[float, tuple[float, float]]:
         """``spent`` label → scores of the row, batched, padded and shuffled as for training."""
         scores = {}
@@ -249,6 +269,20 @@ class TrainedShop:
                 for batch in self.raw_rows(count, count).to_batches():
                     writer.write(split, batch)
             writer.finish({})
+
+
+@pytest.fixture(scope="session")
+def trained_with(trained: TrainedShop) -> Callable[[dict[str, Any]], TrainedRanker]:
+    """A model over other features of the same data, with fresh weights."""
+
+    def make(features: dict[str, Any]) -> TrainedRanker:
+        experiment = trained.configured(features=features)
+        transforms = fit_transforms(experiment.features, trained.folder / "data")
+        torch.manual_seed(3)
+        state = build_ranker(experiment, transforms, "cpu").state_dict()
+        return TrainedRanker(experiment, transforms, trained.manifest, state, 0)
+
+    return make
 
 
 @pytest.fixture(scope="session")

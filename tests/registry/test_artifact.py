@@ -16,11 +16,13 @@ import pyarrow as pa
 import pytest
 import torch
 from mlflow.models import validate_serving_input
+from safetensors.torch import load_file, save_file
 
-from pipeline.registry.artifact import pinned_requirements, save_bundle
+from pipeline.registry.bundle import save_bundle
 from pipeline.registry.client import download_version, score_rows
 from pipeline.registry.columns import RowError
-from pipeline.registry.scorer import RowScorer
+from pipeline.registry.scorer import WEIGHTS_FILE, BundleError, RowScorer
+from pipeline.registry.served_code import pinned_requirements
 from pipeline.registry.tracking import Tracker
 from pipeline.registry.uris import TrackingError
 
@@ -59,9 +61,9 @@ def test_raw_rows_score_as_the_trainer_scores_them(trained, scorer):
 
 def test_chunks_do_not_change_scores(trained, scorer, monkeypatch):
     table = trained.raw_rows(50, 12)
-    whole = scorer.score(table.select(scorer.schema.names))
+    whole = scorer.score_table(table)
     monkeypatch.setattr("pipeline.registry.scorer._CHUNK_ROWS", 7)
-    np.testing.assert_allclose(scorer.score(table.select(scorer.schema.names)), whole, atol=1e-6)
+    np.testing.assert_allclose(scorer.score_table(table), whole, atol=1e-6)
 
 
 def test_no_rows_give_no_scores(scorer):
@@ -105,9 +107,29 @@ def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
     whole = trained.trained()
     state = dict(whole.state)
     state.pop(next(iter(state)))
-    save_bundle(tmp_path / "bundle", replace(whole, state=state))
     with pytest.raises(RuntimeError, match="Missing key"):
-        RowScorer.load(tmp_path / "bundle")
+        save_bundle(tmp_path / "one", replace(whole, state=state))
+    save_bundle(tmp_path / "two", whole)
+    weights = load_file(tmp_path / "two" / WEIGHTS_FILE)
+    weights.pop(sorted(weights)[-1])
+    save_file(weights, tmp_path / "two" / WEIGHTS_FILE)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        RowScorer.load(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"format_version": 1}, "model format 1, this code reads 2: register the model again"),
+        ({"tasks": ["click"]}, "no model of this project"),
+        (None, "no model of this project"),
+    ],
+)
+def test_a_bundle_of_another_format_is_refused(description, message, tmp_path):
+    if description is not None:
+        (tmp_path / "bundle.json").write_text(json.dumps(description))
+    with pytest.raises(BundleError, match=message):
+        RowScorer.load(tmp_path)
 
 
 def test_the_version_is_linked_tagged_and_described(registered, trained):
@@ -119,7 +141,7 @@ def test_the_version_is_linked_tagged_and_described(registered, trained):
         ("1", registered.tracker.run_id),
     )
     assert found.tags["dataset.digest"] == trained.manifest.digest
-    for text in ("| click | 0.75", "the label is constant", trained.manifest.digest, "| tags |"):
+    for text in ("click AUC 0.75", "spent RMSE 2.0", trained.manifest.digest, "model_card.md"):
         assert text in found.description
     logged = client.get_logged_model(version.model_id)
     assert (logged.name, str(logged.status)) == ("shop_ranker", "READY")
@@ -276,4 +298,4 @@ def test_a_clean_process_elsewhere_scores_raw_rows(registered, trained, tmp_path
         }
     )
     scores = np.stack([got["scores"]["click"], got["scores"]["spent"]], axis=1)
-    np.testing.assert_allclose(scores, trained.scorer.score(table), atol=1e-6)
+    np.testing.assert_allclose(scores, trained.scorer.score_table(table), atol=1e-6)

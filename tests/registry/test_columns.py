@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.data.manifest import Column
-from pipeline.registry.columns import RowError, arrow_schema, arrow_table, arrow_type, signature
+from pipeline.registry.columns import RowError, arrow_schema, arrow_table, arrow_type
+from pipeline.registry.signature import signature
 
 TYPES = {
     "user": "string",

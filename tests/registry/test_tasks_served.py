@@ -10,7 +10,7 @@ import torch
 from pipeline.data.loader import BatchLoader
 from pipeline.evaluation.scores import score
 from pipeline.model import build_heads, build_ranker
-from pipeline.registry.artifact import save_bundle
+from pipeline.registry.bundle import save_bundle
 from pipeline.registry.scorer import RowScorer
 
 TASKS = [
@@ -25,6 +25,11 @@ TASKS = [
     | {"transfer_penalty": 0},
     {"name": "plain", "label": "click", "label_smoothing": 0.1, "tower_hidden": []},
 ]
+
+
+def replace_kept(task):
+    """The task as if its negatives had not been sampled."""
+    return task.model_copy(update={"negatives_kept": None})
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +68,21 @@ def test_scores_are_those_of_the_trainer(served, trained) -> None:
     heads = build_heads(experiment.tasks)
     assert outputs_BO.shape == (200, heads.outputs) == (200, 1 + 1 + 0 + 1 + 3 + 1 + 3 + 1 + 1)
     expected = score(heads.predictions(outputs_BO), experiment.tasks).numpy()
-    got = scorer.score(trained.raw_rows(200, 200))
+    got = scorer.score_table(trained.raw_rows(200, 200))
     assert scorer.task_names == tuple(task["name"] for task in TASKS)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     assert np.ptp(got, axis=0).min() > 0
 
 
 def test_dependent_scores_keep_their_relations(served, trained) -> None:
-    _, ranker, scorer = served
+    experiment, ranker, scorer = served
     rows = trained.raw_rows(50, seed=9)
-    scores = dict(zip(scorer.task_names, scorer.score(rows).T, strict=True))
+    scores = dict(zip(scorer.task_names, scorer.score_table(rows).T, strict=True))
     np.testing.assert_allclose(scores["both"], scores["click"] * scores["buy"], rtol=1e-9)
-    batch = scorer._batch(rows)
-    with torch.no_grad():
-        sampled = torch.sigmoid(ranker(batch.ids, batch.weighted_ids, batch.dense_BN)[:, 0])
-    p = sampled.double().numpy()
+    unsampled = [replace_kept(task) for task in experiment.tasks]
+    p = trained.scores_in_training(
+        experiment.model_copy(update={"tasks": unsampled}), ranker, rows
+    )[:, 0]
     np.testing.assert_allclose(scores["click"], p / (p + (1 - p) / 0.1), rtol=1e-6)
     assert (scores["spent"] > 0).all()
     assert ((scores["stars"] > 0) & (scores["stars"] < 3)).all()

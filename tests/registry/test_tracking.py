@@ -1,17 +1,14 @@
 """Runs in a real SQLite store."""
 
 import json
+import math
 import subprocess
-import time
 
 import pytest
 from matplotlib.figure import Figure
 from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
 
 from pipeline.config import load_experiment
-from pipeline.registry import metric_logger, tracking
-from pipeline.registry.metric_logger import MetricLogger
 from pipeline.registry.provenance import experiment_params, git_tags
 from pipeline.registry.tracking import Tracker, evaluation_values
 from pipeline.registry.uris import TrackingError
@@ -55,44 +52,23 @@ def test_the_end_of_a_run_says_how_it_ended(shop, shop_manifest, error, status):
     assert tracker.client.get_run(tracker.run_id).info.status == status
 
 
-def test_what_stopped_a_run_is_not_hidden_by_an_mlflow_that_is_gone(
-    shop, shop_manifest, monkeypatch
-):
-    def gone(uri):
-        raise TrackingError("MLflow does not answer")
-
-    failed, finished = (Tracker.start(shop(), shop_manifest) for _ in range(2))
-    monkeypatch.setattr(tracking, "check_reachable", gone)
-    with pytest.raises(ZeroDivisionError) as caught, failed:
-        raise ZeroDivisionError
-    assert caught.value.__notes__ == ["The run stays RUNNING in MLflow: MLflow does not answer"]
-    with pytest.raises(TrackingError, match="does not answer"), finished:
-        pass
-
-
-def test_what_mlflow_refuses_says_where_and_at_what(shop, shop_manifest):
-    tracker = Tracker.start(shop(), shop_manifest)
-    tracker.client.delete_run(tracker.run_id)
-    with pytest.raises(TrackingError, match=r"^MLflow at sqlite:.* refused to set tags: .*deleted"):
-        tracker.set_tags({"a": "b"})
-
-
 def test_metrics_figures_and_files_arrive(shop, shop_manifest, shop_metrics):
     tracker = Tracker.start(shop(), shop_manifest)
     tracker.log_metrics(evaluation_values("valid", shop_metrics), step=20)
-    tracker.log_metrics({"train/loss": 0.5, "train/loss/click": float("nan")}, step=1)
+    tracker.log_metrics({"train/loss": 0.5, "train/loss/click": math.nan}, step=1)
     figure = Figure()
     figure.add_subplot()
     tracker.log_figure(figure, "figures/curves.png")
     tracker.log_dict({"tables": [1, 2]}, "sharding_plan.json")
     tracker.set_tags({"best_step": "20"})
+    tracker.finish()
     run = tracker.client.get_run(tracker.run_id)
     assert history(tracker, "valid/click/auc") == [(20, 0.75)]
     assert history(tracker, "train/loss") == [(1, 0.5)]
     assert run.data.metrics["valid/spent/rmse"] == 2.0
     assert run.data.metrics["valid/buy/positives"] == 0
     assert "valid/buy/auc" not in run.data.metrics
-    assert "train/loss/click" not in run.data.metrics
+    assert math.isnan(run.data.metrics["train/loss/click"])
     assert run.data.tags["best_step"] == "20"
     with open(artifact(tracker, "figures/curves.png"), "rb") as file:
         assert file.read(4) == b"\x89PNG"
@@ -113,54 +89,6 @@ def test_a_deleted_experiment_is_named_with_the_remedy(shop, shop_manifest):
         Tracker.start(shop(), shop_manifest)
 
 
-def test_the_logger_delivers_every_point_in_batches(shop, shop_manifest):
-    tracker = Tracker.start(shop(), shop_manifest)
-    logger = MetricLogger(tracker.run, interval_seconds=0.05)
-    for step in range(2500):
-        logger.log({"train/loss": 1 / (step + 1)}, step)
-        if step == 1000:
-            time.sleep(0.2)
-    assert logger.close() == 0
-    assert history(tracker, "train/loss") == [(step, 1 / (step + 1)) for step in range(2500)]
-
-
-def test_the_logger_keeps_points_while_mlflow_fails(shop, shop_manifest, monkeypatch):
-    tracker = Tracker.start(shop(), shop_manifest)
-    calls = []
-
-    def flaky(client, run_id, points):
-        calls.append(len(points))
-        if len(calls) == 1:
-            raise MlflowException("store gone: http://me:secret@host")
-        write(client, run_id, points)
-
-    write = metric_logger.write_points
-    monkeypatch.setattr(metric_logger, "write_points", flaky)
-    logger = MetricLogger(tracker.run, interval_seconds=0.05)
-    logger.log({"train/loss": 3.0}, 1)
-    deadline = time.monotonic() + 5
-    while not logger.last_error and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert logger.last_error == "store gone: http://***@host"
-    logger.log({"train/loss": 2.0}, 2)
-    assert logger.close() == 0
-    assert history(tracker, "train/loss") == [(1, 3.0), (2, 2.0)]
-
-
-def test_the_logger_counts_what_never_arrived(shop, shop_manifest, monkeypatch):
-    def fail(client, run_id, points):
-        raise MlflowException("store gone")
-
-    monkeypatch.setattr(metric_logger, "write_points", fail)
-    monkeypatch.setattr(metric_logger, "_HELD_POINTS", 5)
-    logger = MetricLogger(Tracker.start(shop(), shop_manifest).run, interval_seconds=60)
-    for step in range(8):
-        logger.log({"train/loss": 1.0}, step)
-    assert logger.dropped == 3
-    assert logger.close() == 8
-    assert logger.last_error == "store gone"
-
-
 def test_params_are_flat_and_show_what_differs_from_the_defaults(shop):
     params = experiment_params(shop(mlflow={"tracking_uri": "http://me:secret@host:5000"}))
     assert params["train.seed"] == "3"
@@ -176,6 +104,7 @@ def test_params_are_flat_and_show_what_differs_from_the_defaults(shop):
 def test_a_key_mlflow_would_refuse_is_made_legal(shop, shop_manifest):
     tracker = Tracker.start(shop(), shop_manifest)
     tracker.log_metrics({"valid/click?(7d)/auc": 0.5}, 1)
+    tracker.finish()
     assert history(tracker, "valid/click__7d_/auc") == [(1, 0.5)]
 
 

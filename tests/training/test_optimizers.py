@@ -3,9 +3,10 @@
 import math
 
 import pytest
+import torch
 
-from pipeline.config.optimizers import ScheduleConfig
-from pipeline.training.optimizers import rate_multiplier
+from pipeline.config.optimizers import DenseOptimizerConfig, ScheduleConfig
+from pipeline.training.optimizers import _dense_optimizer, _make_state, rate_multiplier
 
 
 def test_constant_after_linear_warm_up() -> None:
@@ -33,3 +34,22 @@ def test_step_drops_every_so_often_after_warm_up() -> None:
     schedule = ScheduleConfig(kind="step", warmup_steps=2, step_every=3, step_fraction=0.5)
     multipliers = [rate_multiplier(schedule, step, 100) for step in range(10)]
     assert multipliers == [0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "adagrad", "sgd"])
+def test_state_made_before_the_first_step_moves_nothing(kind: str) -> None:
+    """A first step from made state is the first step from none."""
+    steps = []
+    for made in (False, True):
+        torch.manual_seed(0)
+        parameter = torch.nn.Parameter(torch.randn(3, 2))
+        config = DenseOptimizerConfig(kind=kind, weight_decay=0.1 if kind == "adamw" else 0.0)
+        optimizer = _dense_optimizer([parameter], config)
+        if made:
+            _make_state(optimizer, [parameter])
+            assert parameter.grad is None
+        for _ in range(3):
+            parameter.grad = parameter.detach().square() + 0.1
+            optimizer.step()
+        steps.append(parameter.detach().clone())
+    assert torch.equal(*steps)

@@ -64,6 +64,12 @@ class UniformSample:
         self._shrink()
         return np.quantile(self._values[0], np.arange(parts + 1) / parts)
 
+    @property
+    def values(self) -> Floats:
+        """The sample, in no order of meaning."""
+        self._shrink()
+        return self._values[0]
+
     def _shrink(self) -> None:
         ranks, values = np.concatenate(self._ranks), np.concatenate(self._values)
         if len(ranks) > self._size:

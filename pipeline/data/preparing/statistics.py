@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.data.buckets import value_steps
 from pipeline.data.manifest import STATISTICS_NAME, Column, DatasetError
 from pipeline.data.preparing.sketches import Moments, UniformSample
 from pipeline.data.storage import Store
@@ -89,7 +90,8 @@ class DatasetStatistics:
 
 
 class NumericStatistics:
-    """Count, moments of x and of sign(x)·log(1+|x|), range and quantiles; NaN is missing."""
+    """Count, moments of x and of sign(x)·log(1+|x|), range, quantiles and the most frequent values;
+    NaN is missing."""
 
     def __init__(self) -> None:
         self._missing = 0
@@ -114,6 +116,7 @@ class NumericStatistics:
     def summary(self) -> dict[str, Any]:
         seen = self._plain.count > 0
         quantiles = self._sample.quantiles(QUANTILES) if seen else np.zeros(QUANTILES + 1)
+        values, rows = value_steps(self._sample.values if seen else np.empty(0))
         return {
             "count": self._plain.count,
             "missing": self._missing,
@@ -124,6 +127,7 @@ class NumericStatistics:
             "log1p_mean": self._log1p.mean,
             "log1p_std": self._log1p.std,
             "quantiles": quantiles.tolist(),
+            "steps": {"values": values.tolist(), "rows": rows.tolist()},
         }
 
 

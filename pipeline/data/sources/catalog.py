@@ -7,8 +7,10 @@ time; the next run makes it again.
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 from pipeline.config import Experiment
 from pipeline.config.faults import FaultsConfig
-from pipeline.config.locations import mask
+from pipeline.config.locations import is_uri, mask
 from pipeline.data.manifest import MANIFEST_NAME, STATISTICS_NAME, Column, Manifest
 from pipeline.data.sources.counting import count_columns
 from pipeline.data.sources.footers import Footer, agreed_columns, read_footers
@@ -42,9 +44,7 @@ def open_catalog(experiment: Experiment, note: Callable[[str], None]) -> Path:
     store = open_store(data_root(experiment.data))
     files = list_splits(experiment.data, store)
     needed = needed_columns(experiment)
-    folder = (
-        Path(experiment.storage.path) / _FOLDER / _key(store, files, needed, experiment.data.faults)
-    )
+    folder = _home(experiment) / _FOLDER / _key(store, files, needed, experiment.data.faults)
     if (folder / MANIFEST_NAME).exists():
         return folder
     partial = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.partial")
@@ -134,3 +134,10 @@ def _described(experiment: Experiment) -> dict[str, Any]:
     tree: dict[str, Any] = experiment.data.splits.model_dump(mode="json", exclude_defaults=True)
     masked: dict[str, Any] = json.loads(mask(json.dumps(tree)))
     return masked
+
+
+def _home(experiment: Experiment) -> Path:
+    """``storage.path``, or where that is an object store a folder of this machine."""
+    if not is_uri(experiment.storage.path):
+        return Path(experiment.storage.path)
+    return Path(tempfile.gettempdir()) / f"ple-runs-{os.getuid()}"

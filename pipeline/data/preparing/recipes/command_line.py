@@ -1,9 +1,11 @@
 """The recipes on the command line of `jobs.prepare`: their options, and what is made of them."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.manifest import DatasetError
 from pipeline.data.preparing.recipes.base import Recipe
 from pipeline.data.preparing.recipes.census_income import census_income
 from pipeline.data.preparing.recipes.clicklog import ClicklogOptions, clicklog
@@ -44,7 +46,18 @@ def add_recipes(recipes: Any) -> None:
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """The recipe that the parsed arguments name."""
+    """The recipe that the parsed arguments name.
+
+    Raises:
+        DatasetError: raw logs that are not files of this machine. Their location is not repeated:
+            it may hold credentials.
+    """
+    # A path has made one slash of the two.
+    if re.match(r"\w+:/", str(getattr(args, "source", None))):
+        raise DatasetError(
+            "--source: raw logs are read from local files; copy them here, or train on Parquet "
+            "files where they lie (data.splits)"
+        )
     if args.recipe == "census-income":
         return census_income(args.source)
     if args.recipe == "kuairand":

@@ -1,0 +1,1 @@
+"""From a candidate to the champion: comparison, rules, evidence, and a move that only one wins."""

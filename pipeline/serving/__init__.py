@@ -1,0 +1,1 @@
+"""The online service: JSON requests in, scores of one or several model versions out."""

@@ -1,0 +1,126 @@
+"""Starts the service on Ray Serve and stops it so that requests in flight are answered."""
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions
+
+from pipeline.cluster.session import ray_cluster
+from pipeline.config import ConfigError
+from pipeline.config.schema import RayConfig
+from pipeline.config.serving import ServedModelConfig, ServingConfig
+from pipeline.serving.deployment import APPLICATION, application
+from pipeline.serving.versions import VersionId, VersionStore
+
+CHAMPION = "champion"
+
+
+class ServeError(RuntimeError):
+    """The service did not start; the message says why."""
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """A service that answers.
+
+    Attributes:
+        url: its address, without a slash at the end.
+        versions: what each entry of ``serving.models`` meant at the start.
+    """
+
+    url: str
+    versions: dict[str, VersionId]
+
+
+def served_models(config: ServingConfig, model_name: str) -> list[ServedModelConfig]:
+    """The entries of ``serving.models``; the champion of `model_name` where there are none."""
+    if config.models:
+        return list(config.models)
+    uri = f"models:/{model_name}@{CHAMPION}"
+    return [ServedModelConfig(name=CHAMPION, uri=uri, traffic=1.0)]
+
+
+@contextmanager
+def running_service(
+    config: ServingConfig,
+    models: list[ServedModelConfig],
+    tracking_uri: str,
+    ray_config: RayConfig,
+) -> Iterator[RunningService]:
+    """Starts Ray (or joins it), Serve and the application; stops them at the end.
+
+    At the end no new requests are taken, and those in flight have ``serving.shutdown_seconds``.
+
+    Raises:
+        TrackingError: MLflow does not answer, or has no such version.
+        ConfigError: the port is taken, or the cluster has no room.
+        ServeError: a model could not be loaded.
+    """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    store = VersionStore(tracking_uri)
+    # Before Ray starts: what is wrong here would else show after many seconds, three times.
+    versions = {model.name: store.resolve(model.uri) for model in models if model.traffic}
+    _check_port(config, ray_config)
+    with ray_cluster(ray_config):
+        _check_room(config)
+        try:
+            serve.start(
+                http_options=HTTPOptions(host=config.host, port=config.port),
+                logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            )
+            serve.run(application(config, models, tracking_uri), name=APPLICATION, route_prefix="/")
+            yield RunningService(f"http://{config.host}:{config.port}", versions)
+        except RuntimeError as error:
+            if type(error).__module__.startswith("pipeline."):
+                raise
+            raise ServeError(f"the service did not start: {_reason(error)}") from error
+        finally:
+            # Serve itself ends with a Ray that was started here; elsewhere others may use it.
+            serve.delete(APPLICATION)
+
+
+def wait_for_signal() -> None:
+    """Returns at SIGTERM or SIGINT. To be called in the main thread, after Ray was started."""
+    stopped = threading.Event()
+    handled = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in handled}
+    try:
+        stopped.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_port(config: ServingConfig, ray_config: RayConfig) -> None:
+    if ray_config.address is not None:
+        return  # the proxies run on the cluster's nodes
+    try:
+        socket.create_server((config.host, config.port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"serving.port: {config.host}:{config.port} cannot be bound ({error.strerror}); stop "
+            "what uses it, or choose another port"
+        ) from None
+
+
+def _check_room(config: ServingConfig) -> None:
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if config.replicas * config.cpus_per_replica > cpus:
+        raise ConfigError(
+            f"serving.replicas: {config.replicas} replicas with {config.cpus_per_replica} CPU each "
+            f"need {config.replicas * config.cpus_per_replica} CPUs, Ray has {cpus}; lower one"
+        )
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of what Ray says, which is the exception of the replica."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    faults = [line for line in lines if "VersionError" in line or "TrackingError" in line]
+    return (faults or lines or ["no reason given"])[-1]

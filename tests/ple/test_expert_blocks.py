@@ -1,0 +1,110 @@
+"""Values and gradients of the blocked experts against autograd over plain float64 layers."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ple import expert_blocks
+from ple.expert_blocks import Scope, expert_outputs
+
+# First and later widths of each expert: of one layer, of two and of three.
+WIDTHS = [(6,), (5, 4), (7, 3, 8), (5, 4)]
+INPUT = 9
+
+
+@pytest.fixture(params=[3, 10, 1024], autouse=True)
+def _block_rows(request, monkeypatch) -> None:
+    monkeypatch.setattr(expert_blocks, "BLOCK_ROWS", request.param)
+
+
+def make(dtype: torch.dtype = torch.float64) -> list[list[tuple[Tensor, Tensor]]]:
+    experts = []
+    for widths in WIDTHS:
+        layers, below = [], INPUT
+        for width in widths:
+            layers.append(
+                (
+                    torch.randn(width, below, dtype=dtype, requires_grad=True),
+                    torch.randn(width, dtype=dtype, requires_grad=True),
+                )
+            )
+            below = width
+        experts.append(layers)
+    return experts
+
+
+def plain(x_BI: Tensor, experts: list[list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
+    outputs = []
+    for layers in experts:
+        h = x_BI
+        for weight, bias in layers:
+            h = torch.clamp(h @ weight.T + bias, min=0)
+        outputs.append(h)
+    return outputs
+
+
+def leaves(experts: list[list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
+    return [part for layers in experts for layer in layers for part in layer]
+
+
+@pytest.mark.parametrize("rows", [1, 10, 11])
+def test_values_and_gradients(rows: int) -> None:
+    experts = make()
+    x_BI = torch.randn(rows, INPUT, dtype=torch.float64, requires_grad=True)
+    expected = plain(x_BI, experts)
+    found = expert_outputs(x_BI, experts, Scope())
+    weights = [torch.randn_like(out) for out in expected]
+    for out, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(out, right, rtol=1e-12, atol=1e-12)
+    of = [x_BI, *leaves(experts)]
+    right = torch.autograd.grad(expected, of, weights)
+    for grad, value in zip(torch.autograd.grad(found, of, weights), right, strict=True):
+        torch.testing.assert_close(grad, value, rtol=1e-12, atol=1e-12)
+
+
+def test_an_expert_nobody_reads_gets_zero_gradients() -> None:
+    experts = make()
+    x_BI = torch.randn(11, INPUT, dtype=torch.float64, requires_grad=True)
+    expected, found = plain(x_BI, experts), expert_outputs(x_BI, experts, Scope())
+    of = [x_BI, *leaves(experts)]
+    found[2].sum().backward()
+    right = torch.autograd.grad(expected[2].sum(), of, allow_unused=True)
+    for leaf, value in zip(of, right, strict=True):
+        zero = torch.zeros_like(leaf)
+        torch.testing.assert_close(leaf.grad, zero if value is None else value)
+
+
+def test_gradients_of_activations_only() -> None:
+    experts, scope = make(), Scope()
+    x_BI = torch.randn(11, INPUT, dtype=torch.float64, requires_grad=True)
+    found = expert_outputs(x_BI, experts, scope)
+    total = torch.stack([out.sum() for out in found]).sum()
+    scope.activations_only = True
+    first = leaves(experts)[0]
+    dx_BI, dw = torch.autograd.grad(total, [x_BI, first], retain_graph=True, allow_unused=True)
+    assert dw is None
+    scope.activations_only = False
+    again_BI, dw = torch.autograd.grad(total, [x_BI, first])
+    torch.testing.assert_close(dx_BI, again_BI)
+    assert dw is not None
+
+
+def test_under_autocast_products_are_of_the_inputs_type() -> None:
+    experts = make(torch.float32)
+    x_BI = torch.randn(11, INPUT).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = expert_outputs(x_BI, experts, Scope())
+    for out, right in zip(found, plain(x_BI.float(), experts), strict=True):
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), right, rtol=0.05, atol=0.1)
+    torch.stack([out.float().sum() for out in found]).sum().backward()
+    assert all(
+        part.grad is not None and part.grad.dtype == torch.float32 for part in leaves(experts)
+    )
+
+
+def test_an_input_without_gradients_gets_none() -> None:
+    experts = make()
+    found = expert_outputs(torch.randn(4, INPUT, dtype=torch.float64), experts, Scope())
+    torch.stack([out.sum() for out in found]).sum().backward()
+    assert all(part.grad is not None for part in leaves(experts))
