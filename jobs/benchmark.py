@@ -45,8 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, default=2, help="intra-op threads of every subject")
     train.add_argument("--census", type=Path, help="a dataset of jobs.prepare census-income")
     train.set_defaults(measure=parts.measure_train)
+    peers = of.add_parser("peers", help="the step against other PLEs, all rows in memory")
+    peers.add_argument("--threads", type=int, default=2, help="intra-op threads of every subject")
+    peers.set_defaults(measure=parts.measure_peers)
     scale = of.add_parser("scale", help="more workers, larger tables")
     scale.add_argument("--workers", type=int, nargs="+", default=[2], help="numbers of workers")
+    scale.add_argument("--simulate", metavar="8,64,512", help="on paper instead, on so many GPUs")
     scale.set_defaults(measure=parts.measure_scale)
     balance = of.add_parser("balance", help="a step of each balancing method, over a plain one")
     balance.add_argument("--threads", type=int, default=1, help="intra-op threads")
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument("--gigabytes", type=float, default=2.0, help="size of the state")
     checkpoint.add_argument("--folder", type=Path, help="where to save; absent = temporary")
     checkpoint.set_defaults(measure=parts.measure_checkpoint)
-    for part in (checkpoint, data, step, train, scale, balance, serve):
+    for part in (checkpoint, data, step, train, peers, scale, balance, serve):
         part.add_argument("--pairs", type=int, default=5, help="interleaved repetitions")
     for part in of.choices.values():
         add_summary_argument(part)

@@ -84,7 +84,7 @@ class RawRows:
         files = len({part.path for parts in self.parts.values() for part in parts})
         days = "" if self.periods == [ALL] else f", {self.periods[0]}"
         days += f" to {self.periods[-1]}" if len(self.parts) > 1 else ""
-        return f"{self.name}{days}: {files:,} files in {self.store.location}"
+        return f"{self.name}{days}: {files:,} file{'s' * (files > 1)} in {self.store.location}"
 
     def batches(self, columns: Sequence[str], period: str | None = None) -> Iterator[RawBatch]:
         """The rows of a period, or all, in the order of the files.

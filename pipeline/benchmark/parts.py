@@ -33,7 +33,17 @@ def measure_train(args: argparse.Namespace) -> Summary:
     return train.measure_train(args.pairs, args.threads, args.census)
 
 
+def measure_peers(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import train
+
+    return train.measure_peers(args.pairs, args.threads)
+
+
 def measure_scale(args: argparse.Namespace) -> Summary:
+    if args.simulate:
+        from pipeline.benchmark import simulate
+
+        return simulate.simulate([int(workers) for workers in args.simulate.split(",")])
     from pipeline.benchmark import scale
 
     return scale.measure_scale(args.pairs, args.workers)
@@ -65,6 +75,10 @@ def measure_checkpoint(args: argparse.Namespace) -> Summary:
 
 def headline(summary: Summary) -> list[list[str]]:
     """The shares and ratios of a summary as rows of a table."""
+    if "assumptions" in summary:
+        from pipeline.benchmark.simulate import simulated_lines
+
+        return simulated_lines(summary)
     words = ("share", "ratio", "fraction", "scaling", "growth", "_over_", "copies")
     return [
         [name, f"{value:.3f}"]

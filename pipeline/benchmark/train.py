@@ -1,7 +1,9 @@
 """The whole road from Parquet to moved weights, against others on the same rows and sizes.
 
 One worker. Ours reads the shards, shuffled, and trains; DeepCTR-Torch trains from arrays it holds
-in memory; plain PyTorch is fed by our reader. Every ratio is the median over interleaved rounds.
+in memory; plain PyTorch is fed by our reader. All compute in float32; where the machine computes in
+bf16, ours runs once more with ``train.precision: bf16``, and its figures end in ``_bf16``. Every
+ratio is the median over interleaved rounds.
 """
 
 import statistics
@@ -9,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from pipeline.benchmark.pairs import Ratio, interleaved
 from pipeline.benchmark.peers.deepctr import DeepCtr
 from pipeline.benchmark.peers.plain_torch import PlainPle, train_plain
 from pipeline.config import Experiment
+from pipeline.data.batch import Batch
+from pipeline.training.precision import computes_bf16
 from pipeline.training.trainer import Trainer
 
 _ROWS = 24 * BATCH_SIZE
@@ -68,30 +73,34 @@ def measure_train(pairs: int, threads: int, census: Path | None) -> dict[str, An
 
 
 class Ours:
-    """Epochs of our own training, one after the other."""
+    """Epochs of our own training, one after the other, in one precision."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, dtype: torch.dtype = torch.float32) -> None:
         self.trainer = trainer
+        self._dtype = dtype
         self._epoch = 0
         self._step = 0
-        self._seconds = 0.0
+        self._seconds, self._waited = 0.0, 0.0
 
-    def seconds_per_row(self) -> float:
-        """Trains an epoch, from its first read to its last step."""
+    def seconds_per_row(self, ready: Sequence[Batch] | None = None) -> float:
+        """Trains an epoch, from its first read to its last step, or on batches that lie ready."""
+        self.trainer.model.module.training_dtype = self._dtype
+        waited = self.trainer.clock.seconds.get("data wait", 0.0)
         rows, started = 0, time.perf_counter()
-        for batch in self.trainer.batches(self._epoch):
+        for batch in self.trainer.batches(self._epoch) if ready is None else ready:
             self.trainer.train_step(batch, self._step)
             self._step += 1
             rows += batch.rows
         seconds = time.perf_counter() - started
         self._epoch += 1
         self._seconds += seconds
+        self._waited += self.trainer.clock.seconds.get("data wait", 0.0) - waited
         return seconds / rows
 
     @property
     def data_wait_fraction(self) -> float:
         """Share of all epochs so far in which the loop waited for a batch."""
-        return self.trainer.clock.seconds["data wait"] / self._seconds
+        return self._waited / self._seconds
 
 
 def collect_arrays(trainer: Trainer) -> Arrays:
@@ -112,34 +121,76 @@ def _benchmark_model(pairs: int, table_rows: int, batches: int, suffix: str) -> 
         write_benchmark_dataset(Path(name), _ROWS, 0, table_rows)
         experiment = benchmark_experiment(Path(name), table_rows, EQUAL_LEVELS)
         with trainer_here(experiment) as trainer:
-            ours = Ours(trainer)
+            ours = _precisions(trainer)
             peer = _deepctr(experiment, collect_arrays(trainer), [table_rows] * SINGLE)
             subjects: dict[str, Callable[[], float]] = {
-                "ours": ours.seconds_per_row,
+                **{name: own.seconds_per_row for name, own in ours.items()},
                 "deepctr_torch": lambda: peer.epoch_seconds(peer_rows) / peer_rows,
             }
             if not suffix:
-                subjects["plain_torch"] = _Plain(ours).seconds_per_row
+                subjects["plain_torch"] = _Plain(ours["ours"]).seconds_per_row
             seconds = interleaved(subjects, pairs)
-            waited = ours.data_wait_fraction
-    return _ratios(seconds, suffix) | {f"data_wait_fraction{suffix}": waited}
+            return _ratios(seconds, suffix) | _waits(ours, suffix)
 
 
 def _census_model(pairs: int, folder: Path) -> dict[str, Any]:
     experiment = census_experiment(folder)
     with trainer_here(experiment) as trainer:
-        ours = Ours(trainer)
+        ours = _precisions(trainer)
         arrays = collect_arrays(trainer)
         peer = _deepctr(experiment, arrays, [table.rows for table in trainer.transforms.tables])
         seconds = interleaved(
             {
-                "ours": ours.seconds_per_row,
+                **{name: own.seconds_per_row for name, own in ours.items()},
                 "deepctr_torch": lambda: peer.epoch_seconds(arrays.rows) / arrays.rows,
             },
             pairs,
         )
-        waited = ours.data_wait_fraction
-    return _ratios(seconds, "_census") | {"data_wait_fraction_census": waited}
+        return _ratios(seconds, "_census") | _waits(ours, "_census")
+
+
+def _precisions(trainer: Trainer) -> dict[str, Ours]:
+    """Our training in each precision that this machine has."""
+    ours = {"ours": Ours(trainer)}
+    if computes_bf16(torch.device("cpu")):
+        ours["ours_bf16"] = Ours(trainer, torch.bfloat16)
+    return ours
+
+
+def measure_peers(pairs: int, threads: int) -> dict[str, Any]:
+    """The same ratios with all rows in memory: ours and plain PyTorch step over batches that lie
+    ready, DeepCTR-Torch fits its arrays."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ple-benchmark-") as name:
+            write_benchmark_dataset(Path(name), _ROWS, 0, 100_000)
+            experiment = benchmark_experiment(Path(name), 100_000, EQUAL_LEVELS)
+            with trainer_here(experiment) as trainer:
+                arrays = collect_arrays(trainer)
+                peer = _deepctr(experiment, arrays, [100_000] * SINGLE)
+                batches = list(trainer.batches(0))
+                seconds = interleaved(
+                    {
+                        **{
+                            name: partial(own.seconds_per_row, batches)
+                            for name, own in _precisions(trainer).items()
+                        },
+                        "deepctr_torch": lambda: peer.epoch_seconds(arrays.rows) / arrays.rows,
+                        "plain_torch": partial(_Plain(Ours(trainer)).seconds_per_row, batches),
+                    },
+                    pairs,
+                )
+    finally:
+        torch.set_num_threads(before)
+    return {"threads": threads, "pairs": pairs} | _ratios(seconds, "_in_memory")
+
+
+def _waits(ours: dict[str, Ours], suffix: str) -> dict[str, Any]:
+    return {
+        f"data_wait_fraction{suffix}{name.removeprefix('ours')}": own.data_wait_fraction
+        for name, own in ours.items()
+    }
 
 
 def _deepctr(experiment: Experiment, arrays: Arrays, table_rows: Sequence[int]) -> DeepCtr:
@@ -176,9 +227,10 @@ class _Plain:
         )
         self._optimizer = torch.optim.Adagrad(self._model.parameters(), lr=0.01)
 
-    def seconds_per_row(self) -> float:
+    def seconds_per_row(self, ready: Sequence[Batch] | None = None) -> float:
         started = time.perf_counter()
-        rows = train_plain(self._model, self._optimizer, self._loader.epoch(0))
+        batches = self._loader.epoch(0) if ready is None else ready
+        rows = train_plain(self._model, self._optimizer, batches)
         return (time.perf_counter() - started) / rows
 
 
@@ -188,8 +240,11 @@ def _ratios(seconds: dict[str, list[float]], suffix: str) -> dict[str, Any]:
     for name, values in seconds.items():
         speed = statistics.median(1.0 / value for value in values)
         result[f"examples_per_second_{name}{suffix}"] = speed
-        if name != "ours":
-            ratio = Ratio.of([v / o for v, o in zip(values, seconds["ours"], strict=True)])
-            result[f"ratio_{name}{suffix}"] = ratio.median
-            result[f"spread_{name}{suffix}"] = [ratio.low, ratio.high]
+    for ours in [name for name in seconds if name.startswith("ours")]:
+        precision = ours.removeprefix("ours")
+        for name in [name for name in seconds if not name.startswith("ours")]:
+            pairs = zip(seconds[name], seconds[ours], strict=True)
+            ratio = Ratio.of([theirs / own for theirs, own in pairs])
+            result[f"ratio_{name}{suffix}{precision}"] = ratio.median
+            result[f"spread_{name}{suffix}{precision}"] = [ratio.low, ratio.high]
     return result

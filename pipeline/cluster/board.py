@@ -50,6 +50,7 @@ class News:
         progress: the latest, if it is new.
         stopped: set once the workers have stopped.
         over: whether a worker failed in a way that another try would repeat.
+        entered: whether any worker has begun.
     """
 
     postings: list[Posting]
@@ -57,6 +58,7 @@ class News:
     progress: Progress | None
     stopped: Stopped | None
     over: bool
+    entered: bool
 
 
 class _Board:
@@ -79,7 +81,7 @@ class _Board:
             return False
         if rank == 0:
             if self._starts:
-                why = self.why("no more is known")
+                why = self.why(None)
                 self._notes.append(f"restart {self._starts} of {self._max_restarts}: {why}")
             self._starts += 1
             self._workers = workers
@@ -115,13 +117,16 @@ class _Board:
     def fail(self, failure: Failure) -> None:
         self._failures.append(failure)
 
-    def why(self, error: str) -> str:
+    def why(self, error: str | None) -> str:
         """The failure of the present workers, in words."""
         return failure_message(self._failures, self._workers, error, self._places)
 
     def take(self) -> News:
         """What is new since the last call."""
-        news = News(self._postings, self._notes, self._progress, self._stopped, self._over())
+        entered = self._starts > 0
+        news = News(
+            self._postings, self._notes, self._progress, self._stopped, self._over(), entered
+        )
         self._postings, self._notes, self._progress = [], [], None
         return news
 

@@ -64,7 +64,7 @@ def failure_message(
     Args:
         failures: exceptions the workers posted before they ended.
         workers: how many there were.
-        error: what Ray raised.
+        error: what Ray raised; None = it is not known yet.
         places: where each worker was when it was last heard of.
     """
     own = [f for f in failures if f.expected or not _tells_of_lost_peer(f.message)]
@@ -80,11 +80,12 @@ def failure_message(
             f"{where}"
         )
     # Nobody failed by itself: a process died without a word, and others missed it.
+    told = "" if error is None else f"; Ray's logs tell more: {str(error).splitlines()[-1]}"
     silent = sorted(set(range(workers)) - {f.rank for f in failures})
     return (
         f"worker(s) {', '.join(map(str, silent)) or 'unknown'} of {workers} died (killed, out of "
         "memory, or a lost node); if memory ran out, lower data.batch_size, data.shuffle_rows or "
-        f"train.workers; Ray's logs tell more: {str(error).splitlines()[-1]}{where}"
+        f"train.workers{told}{where}"
     )
 
 

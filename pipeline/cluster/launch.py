@@ -142,13 +142,15 @@ def _wait(
         ended = fit.ended.wait(_POLL_SECONDS)
         if signals.requested.is_set():
             if not asked:
-                listener.on_note("stopping: the workers save a checkpoint ...")
+                listener.on_note("stopping ...")
             asked = True
             board.ask.remote(Request.STOP)
         news: News = ray.get(board.take.remote())
         listener.hear(news)
         if news.stopped is not None:
             return news.stopped
+        if asked and not news.entered:
+            return Stopped(0, saved=False)
         if ended and isinstance(fit.error, ray.exceptions.RayActorError) and restarts:
             # Ray Train's controller died, and the workers with it.
             restarts -= 1

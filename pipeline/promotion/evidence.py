@@ -106,8 +106,8 @@ def evidence_tags(comparison: Comparison, verdicts: list[Verdict], place: str) -
     champion = comparison.champion
     tags = {
         "promotion.verdict": "rejected" if failed else "passed",
-        "promotion.failed_rules": names[:4000],
-        "promotion.compared_with": "" if champion is None else champion.version,
+        "promotion.failed_rules": names[:4000] or "none",
+        "promotion.compared_with": "none" if champion is None else champion.version,
         "promotion.data": comparison.data[:4000],
         "promotion.rows": str(comparison.rows),
         "promotion.evidence": place,

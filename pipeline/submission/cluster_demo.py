@@ -2,7 +2,7 @@
 
 Ray head and two nodes, an S3 store, MLflow's server: all processes of this machine, with ports,
 folders, keys and a token of their own. Prepares into s3://, trains over both nodes, kills one, adds
-another, and checks that no row was lost and no secret was written anywhere.
+another, stops the run and resumes it, and checks that no row was lost and no secret written.
 """
 
 import json
@@ -22,6 +22,7 @@ from pyarrow import fs
 
 from pipeline.submission.local_cluster import LocalCluster, Node, local_cluster
 from pipeline.submission.local_services import ObjectStore, mlflow_server, object_store
+from pipeline.submission.status import STOPPED_WITH_CHECKPOINT
 
 BUCKET = "ple"
 _DATA, _RUNS, _SCORES = (f"s3://{BUCKET}/{name}" for name in ("data/clicklog", "runs", "scores"))
@@ -66,7 +67,8 @@ class Demo:
         return [
             *("--config", "configs/demo.yaml"),
             *(f"data.path={_DATA}", f"storage.path={_RUNS}"),
-            *(f"mlflow.tracking_uri={self.tracking}", "train.workers=2", "ray.placement=spread"),
+            *(f"mlflow.tracking_uri={self.tracking}", "train.workers=2"),
+            *("ray.placement=spread", "ray.network_interface=lo"),
             *(f"train.epochs={self.epochs}", "train.early_stopping.patience=99"),
             "checkpoint.every_steps=10",
         ]
@@ -113,7 +115,8 @@ def _play(demo: Demo, victim: Node) -> None:
 def _train_through_a_lost_node(demo: Demo, victim: Node) -> dict[str, Any]:
     summary = demo.folder / "summary.json"
     submitted = time.time()
-    job = _Submission(demo, ("train", *demo.experiment(), "--summary", str(summary)))
+    words = ("train", *demo.experiment(), "--summary", str(summary))
+    job = _Submission(demo, words)
     run_id, first = _wait_for_checkpoint(demo, job)
     wait = random.uniform(0.0, _LATEST_KILL_SECONDS)
     demo.tell(f"training over both nodes, first checkpoint is {first}; {wait:.1f} s later ...")
@@ -128,17 +131,26 @@ def _train_through_a_lost_node(demo: Demo, victim: Node) -> dict[str, Any]:
     )
     demo.cluster.add_node(cpus=1)
     demo.tell("a new node joined, as an autoscaler would bring one")
-    job.join()
+    newer = _wait_for_checkpoint(demo, job, after=saved[-1])[1]
+    demo.tell(f"{time.monotonic() - killed:.0f} s after the kill the run has {newer}")
+    _stop(demo, job)
+    resumed = _Submission(demo, (*words, "--resume"))
+    resumed.join()
+    demo.tell("submitted again with --resume: finished")
     tree: dict[str, Any] = json.loads(summary.read_text())
-    demo.tell(f"training finished {time.monotonic() - killed:.0f} s after the kill")
     _check_rows(demo, tree)
-    started = job.started_at - submitted
-    local = tree["seconds"]["start"]
     demo.tell(
-        f"submitting took {started:.1f} s until the job started; the {local:.1f} s from there to "
-        "the launch of workers are those of a local start"
+        f"from submitting to the start of the job {job.started_at - submitted:.1f} s; the "
+        f"{tree['seconds']['start']:.1f} s from there to the launch of workers any start takes"
     )
     return tree
+
+
+def _stop(demo: Demo, job: "_Submission") -> None:
+    stop = _Submission(demo, ("--stop", job.job_id))
+    stop.join(STOPPED_WITH_CHECKPOINT)
+    job.join(STOPPED_WITH_CHECKPOINT)
+    demo.tell(f"stopped {job.job_id}: it saved and ended with {STOPPED_WITH_CHECKPOINT}")
 
 
 def _check_rows(demo: Demo, summary: dict[str, Any]) -> None:
@@ -180,12 +192,13 @@ def _check_secrets(demo: Demo) -> None:
     demo.tell(f"no key, password or token in {len(texts):,} logs, configs and files of runs")
 
 
-def _wait_for_checkpoint(demo: Demo, job: "_Submission") -> tuple[str, str]:
+def _wait_for_checkpoint(demo: Demo, job: "_Submission", after: str = "") -> tuple[str, str]:
+    """Run and name of the newest checkpoint, once there is one, and one after `after`."""
     deadline = time.monotonic() + _CHECKPOINT_SECONDS
     while time.monotonic() < deadline and job.runs:
         markers = [f for f in _files(demo.store, f"{BUCKET}/runs") if f.endswith("/marker.json")]
-        if markers:
-            *_, run_id, _, step, _ = markers[0].split("/")
+        *_, run_id, _, step, _ = markers[-1].split("/") if markers else ("", "", "", "")
+        if step > after:
             return run_id, step
         time.sleep(0.3)
     raise DemoError(f"no checkpoint came\n{job.output[-3000:]}")
@@ -224,11 +237,16 @@ class _Submission:
     def runs(self) -> bool:
         return self._process.poll() is None
 
-    def join(self) -> None:
+    @property
+    def job_id(self) -> str:
+        return self.output.partition("submitted ")[2].partition(" to ")[0]
+
+    def join(self, expected: int = 0) -> None:
+        """Waits for the end. Raises DemoError if its exit code is another."""
         self._process.wait()
         self._reader.join()
         self._demo.outputs.append(self.output)
-        if self._process.returncode != 0:
+        if self._process.returncode != expected:
             raise DemoError(
                 f"{self._words[0]} ended with {self._process.returncode}\n{self.output[-4000:]}"
             )

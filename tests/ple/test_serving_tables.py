@@ -93,7 +93,8 @@ KINDS = {
     "a view per task": [
         FeatureTable(f"{t.name}@{view}", *list(vars(t).values())[1:6], view=view, map=t.map)
         for view in range(2)
-        for t in TABLES
+        # The last table of a view and the first of the next could share a look-up, but must not.
+        for t in (*TABLES[:6], TABLES[7], TABLES[6])
     ],
     "slices": [
         FeatureTable(t.name, t.feature, t.rows, t.dim, t.pooling, t.weighted, slices=3, map=t.map)
@@ -162,5 +163,5 @@ def test_a_constant_row_survives_int8() -> None:
 
 
 def test_weights_that_are_not_there_are_named() -> None:
-    with pytest.raises(RuntimeError, match="embedding_bags.city.weight"):
+    with pytest.raises(RuntimeError, match=r"embedding_bags\.city\.weight"):
         serving_state({}, TABLES)

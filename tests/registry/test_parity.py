@@ -107,11 +107,11 @@ def test_a_difference_names_task_row_and_size(trained, sample, raw, model_folder
     ):
         assert text in str(error.value)
     scores_BT[17, 1] += 5e-3  # one row of 60 is rounded up to the tail of a hundredth
-    with pytest.raises(ParityError, match="where 0.001 is allowed"):
+    with pytest.raises(ParityError, match=r"where 0\.001 is allowed"):
         check_parity(model_folder, tasks, sample, raw, "fp16")
     assert check_parity(model_folder, tasks, sample, raw, "int8").tolerance == 1e-3
     scores_BT[18, 1] += 5e-3
-    with pytest.raises(ParityError, match="Set artifact.table_precision to fp32"):
+    with pytest.raises(ParityError, match=r"Set artifact\.table_precision to fp32"):
         check_parity(model_folder, tasks, sample, raw, "int8")
     scores_BT[17, 1] = float("nan")
     with pytest.raises(ParityError, match="nan against"):

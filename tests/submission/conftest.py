@@ -1,5 +1,6 @@
 """One Ray head on loopback for all tests of submissions."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ NODE_SECRET = "node-secret-0042"
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    # Paths of sockets are short; pytest's folders can be too long for them.
-    folder = tmp_path_factory.mktemp("c")
+def cluster() -> Iterator[LocalCluster]:
     environment = {"STORE_SECRET_KEY": NODE_SECRET}
-    with local_cluster(folder, head_cpus=1, environment=environment) as started:
+    # Paths of sockets are short; pytest's folders can be too long for them.
+    with (
+        tempfile.TemporaryDirectory(prefix="ple-", dir="/tmp") as folder,
+        local_cluster(Path(folder), head_cpus=1, environment=environment) as started,
+    ):
         yield started
 
 

@@ -73,6 +73,7 @@ def test_a_secret_in_a_config_file_is_not_repeated(
     assert_clean("".join(capfd.readouterr()))
 
 
+@pytest.mark.slow
 def test_preparing_from_a_store_that_refuses_names_it_without_its_key(tmp_path: Path) -> None:
     columns = ROOT / "configs/columns/ali_ccp.yaml"
     words = ["table", "--source", STORE, "--columns", str(columns), "--output", str(tmp_path)]
