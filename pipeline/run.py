@@ -194,8 +194,11 @@ def _train(
     life: RunLife,
 ) -> TrainingResult:
     """Launches the workers, passing their progress to the console and their metrics to MLflow."""
+    count = f"{placement.workers}"
+    if placement.fewest < placement.workers:
+        count = f"{placement.fewest} to {count}"
     console.note(
-        f"{placement.workers} worker(s) on {placement.device}, {placement.threads} thread(s) each"
+        f"{count} worker(s) on {placement.device}, {placement.threads} thread(s) each"
         f" · {manifest.rows('train'):,} training rows"
     )
     short = waiting_for(placement)

@@ -88,14 +88,14 @@ def backtest(experiment: Experiment, model_uris: Sequence[str], console: RunCons
     repeated = {u for u in numbered if numbered.count(u) > 1}
     if repeated:
         raise VersionError(f"--model: {', '.join(sorted(repeated))} is asked for more than once")
-    rows = open_rows(experiment, settings, "backtest", settings.day_column, settings.max_days)
-    console.note(f"{', '.join(numbered)} on {rows.description}")
     with tempfile.TemporaryDirectory(prefix="ple-backtest-") as folder:
         versions = [
             load_version(uri, model_uri, Path(folder) / str(number))
             for number, model_uri in enumerate(numbered)
         ]
         references = [Reference.load(version.bundle) for version in versions]
+        rows = open_rows(experiment, settings, "backtest", settings.day_column, settings.max_days)
+        console.note(f"{', '.join(numbered)} on {rows.description}")
         judge = Judge(versions, sampled=settings.split == "train")
         days = _days(rows, judge, references, settings, console)
     notes = (*judge.remarks, *_notes(versions, references))

@@ -31,7 +31,8 @@ class ScoringReplica:
         logging.getLogger("pipeline").setLevel(logging.INFO)
         self._service = ScoringService(config, models, VersionStore(tracking_uri))
         self._http = ScoringHttp(self._service, self._exposition)
-        self._id = serve.get_replica_context().replica_id.unique_id
+        self._context = serve.get_replica_context()
+        self._id = self._context.replica_id.unique_id
         await self._service.start()
 
     async def __call__(self, request: Request) -> Response:
@@ -44,7 +45,8 @@ class ScoringReplica:
     async def _exposition(self) -> bytes:
         if self._service.config.replicas == 1:
             return exposition({self._id: self._service.metrics.families()})
-        handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
+        # Ray Serve's own config may have given the application another name.
+        handle = serve.get_deployment_handle(self._context.deployment, self._context.app_name)
         async with asyncio.timeout(_GATHER_SECONDS):
             found = await handle.broadcast("families").results_async()
         return exposition(dict(found))

@@ -13,6 +13,8 @@ from pipeline.data.manifest import DatasetError
 from pipeline.promotion.compare import NamedVersion, compare
 from pipeline.registry.scorer import RowScorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def versions(shop, tmp_path_factory):
