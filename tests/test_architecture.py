@@ -22,6 +22,7 @@ LAYERS = [
     "pipeline.run",
     "pipeline.page",
     "pipeline.serving",
+    "pipeline.scoring",
     "pipeline.backtest",
     "pipeline.promotion",
     "pipeline.comparison",

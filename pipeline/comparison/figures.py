@@ -1,7 +1,5 @@
 """Pictures of a comparison: the seesaw of every pair of tasks, MTL gains, gates."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -93,13 +91,6 @@ def gates_figure(runs: Sequence[Diagnostics]) -> Figure | None:
 
 def _over_runs(values: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(np.mean(values, axis=0).tolist())
-
-
-def png_uri(figure: Figure) -> str:
-    """The figure as a data URI, so that a page needs no other file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _draw_point(

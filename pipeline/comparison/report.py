@@ -7,13 +7,14 @@ from typing import Any
 from pipeline.comparison.comparison import Comparison
 from pipeline.comparison.figures import gain_figure, gates_figure, seesaw_figure
 from pipeline.comparison.findings import KIND_NAMES
-from pipeline.comparison.page import Page
+from pipeline.comparison.page import HEADING, remarks
 from pipeline.comparison.runs import RunRecord
 from pipeline.comparison.statistics import SINGLE_TASK
 from pipeline.comparison.tables import kind_table, rate_table, task_table
 from pipeline.config import resolved_yaml
 from pipeline.console import RunConsole
 from pipeline.evaluation.diagnostics import Diagnostics
+from pipeline.page import ReportPage
 from pipeline.registry.tracking import Tracker
 
 PAGE = "comparison.html"
@@ -52,7 +53,7 @@ def track_report(comparison: Comparison, tracker: Tracker, output: Path) -> None
     tracker.set_tags({"comparison.kinds": ",".join(summary["kinds"])})
 
 
-def build_page(comparison: Comparison) -> Page:
+def build_page(comparison: Comparison) -> ReportPage:
     """The page: findings first, then tables, pictures, the command and the settings."""
     by_kind = {plan.kind: comparison.records_of(plan.kind) for plan in comparison.plans}
     tables = {
@@ -65,7 +66,7 @@ def build_page(comparison: Comparison) -> Page:
         )
     manifest = comparison.manifest
     rows = ", ".join(f"{n:,} {split}" for split, n in manifest.all_rows.items())
-    return Page(
+    return ReportPage(
         title=f"{comparison.experiment.name}: {', '.join(KIND_NAMES[k] for k in by_kind)}",
         about=[
             f"Dataset {manifest.name} ({rows} rows), digest {manifest.digest}. "
@@ -74,7 +75,8 @@ def build_page(comparison: Comparison) -> Page:
             "Gains are signed so that more is better. Intervals are 95 %, of paired "
             "differences over seeds.",
         ],
-        findings=comparison.findings,
+        remarks=remarks(comparison.findings),
+        remarks_heading=HEADING,
         tables=tables,
         figures=_figures(comparison, by_kind),
         texts=_gate_flags(comparison)

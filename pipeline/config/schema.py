@@ -17,6 +17,7 @@ from pipeline.config.features import FeaturesConfig
 from pipeline.config.model import ModelConfig
 from pipeline.config.optimizers import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
 from pipeline.config.promotion import PromotionConfig
+from pipeline.config.scoring import ScoringConfig
 from pipeline.config.serving import ServingConfig
 from pipeline.config.sharding import ShardingConfig, check_sharding, device_fault
 from pipeline.config.task_checks import check_tasks
@@ -174,6 +175,7 @@ class Experiment(Section):
     artifact: ArtifactConfig = Field(default_factory=ArtifactConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     promotion: PromotionConfig = Field(default_factory=PromotionConfig)
     backtest: BacktestConfig = Field(default_factory=BacktestConfig)
 

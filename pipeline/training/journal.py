@@ -32,15 +32,6 @@ class Journal:
     training_seconds: float = 0.0
     elapsed: float = 0.0
 
-    _SHARED: ClassVar = (
-        "step",
-        "logged",
-        "evaluated",
-        "skipped",
-        "history",
-        "validation",
-        "postings",
-    )
     _OWN: ClassVar = ("rows_trained", "training_seconds", "elapsed")
 
     def shared(self) -> dict[str, Any]:

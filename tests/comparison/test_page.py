@@ -4,8 +4,9 @@ import re
 
 from pipeline.comparison.figures import gain_figure, seesaw_figure
 from pipeline.comparison.findings import Finding
-from pipeline.comparison.page import Page
+from pipeline.comparison.page import HEADING, remarks
 from pipeline.comparison.statistics import TaskMetric, outcomes
+from pipeline.page import ReportPage
 
 METRICS = [TaskMetric(name, "auc", True) for name in ("click", "like", "share")]
 OBSERVED = {
@@ -20,21 +21,24 @@ OBSERVED = {
 def test_the_page_needs_no_other_file() -> None:
     figure = gain_figure(outcomes(OBSERVED, METRICS))
     assert figure is not None
-    page = Page(
+    page = ReportPage(
         title="a < b & c",
         about=["digest 1234"],
-        findings=[
-            Finding("claim", "PLE beats <it>."),
-            Finding("no claim", "level"),
-            Finding("caution", "few seeds"),
-        ],
+        remarks=remarks(
+            [
+                Finding("claim", "PLE beats <it>."),
+                Finding("no claim", "level"),
+                Finding("caution", "few seeds"),
+            ]
+        ),
+        remarks_heading=HEADING,
         tables={"Tasks": (["task", "mean"], [["click", "<0.7>"]])},
         figures={"MTL gain": (figure, "bars & intervals")},
         texts={"Command": "python -m jobs.compare --kinds 'a<b'"},
     ).html()
     assert "<h1>a &lt; b &amp; c</h1>" in page
-    assert '<li class="claim"><b>Supported.</b>PLE beats &lt;it&gt;.</li>' in page
-    assert '<li class="no-claim"><b>Not supported.</b>level</li>' in page
+    assert '<li class="good"><b>Supported.</b>PLE beats &lt;it&gt;.</li>' in page
+    assert '<li class="plain"><b>Not supported.</b>level</li>' in page
     assert "<td>click</td><td>&lt;0.7&gt;</td>" in page
     assert "jobs.compare --kinds &#x27;a&lt;b&#x27;" in page
     assert re.findall(r'(?:src|href)="([^"]{0,22})', page) == ["data:image/png;base64,"]

@@ -1,0 +1,1 @@
+"""Batch scoring: Parquet in, Parquet with scores out, by an actor pool of Ray Data."""
