@@ -48,29 +48,24 @@ def value_steps(values: Floats, most: int = STEPS) -> tuple[Floats, Counts]:
 
 
 def step_edges(values: Floats, counts: Counts, buckets: int, least: float) -> Floats:
-    """Inner edges of at most ``buckets`` buckets, each of at least ``least`` rows.
+    """Inner edges of at most ``buckets`` buckets, where frequent values are alone.
 
-    A step with that many rows has a bucket of its own as far as possible; smaller ones join their
-    neighbours above until they have enough, or below where a larger one follows.
+    A step with ``least`` rows has a bucket of its own. Neighbours with fewer gather until they have
+    that many together, or until the next frequent one: a bucket of few rows does less harm than a
+    frequent value that is mixed with others.
 
     Args:
         values, counts: as :func:`value_steps` gives them.
-        buckets: most buckets.
-        least: rows of a bucket; of a column with fewer rows there is one bucket.
+        buckets: most buckets; where there would be more, edges are left out evenly.
+        least: rows that earn a bucket.
     """
     begins: list[int] = []
-    held = 0.0
+    held = least
     for i, count in enumerate(counts):
-        if not begins or held >= least:
+        if held >= least or count >= least:
             begins.append(i)
             held = 0.0
-        elif count >= least and len(begins) > 1:
-            # What has gathered is too small: it joins the bucket below.
-            begins[-1] = i
-            held = 0.0
         held += count
-    if held < least and len(begins) > 1:
-        begins.pop()
     edges = values[begins[1:]]
     if edges.size >= buckets:
         positions = (np.arange(1, buckets) * (edges.size + 1) + buckets // 2) // buckets

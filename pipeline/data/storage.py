@@ -96,7 +96,8 @@ class Store:
         with self.explaining(path):
             if self.filesystem.type_name not in _OBJECT_STORES:
                 self.filesystem.create_dir(self._full(path).rpartition("/")[0], recursive=True)
-            return self.filesystem.open_output_stream(self._full(path))
+            # As it is: pyarrow would compress by the name's ending.
+            return self.filesystem.open_output_stream(self._full(path), compression=None)
 
     def write_text(self, path: str, text: str) -> None:
         """Writes a small text file. Raises OSError."""

@@ -54,7 +54,22 @@ class Inputs:
         return sum(file.rows for file in self.files)
 
 
-def list_files(location: str) -> tuple[Store, list[StoredFile]]:
+@dataclass(frozen=True)
+class Listing:
+    """The files a location names.
+
+    Attributes:
+        store: of the folder they lie in; paths are relative to it.
+        files: sorted by path.
+        deep: whether files in folders that are made later would be among them.
+    """
+
+    store: Store
+    files: list[StoredFile]
+    deep: bool
+
+
+def list_files(location: str) -> Listing:
     """The files that a location names: a file, a folder (all below it) or a pattern.
 
     Wildcards are those of ``Store.files``; in a URI a question mark begins its options instead.
@@ -65,6 +80,7 @@ def list_files(location: str) -> tuple[Store, list[StoredFile]]:
     """
     base, mark, options = location.partition("?") if is_uri(location) else (location, "", "")
     wild = min((base.find(c) for c in "*?" if c in base), default=-1)
+    deep = wild < 0 or "**" in base
     if wild >= 0:
         folder = base[:wild].rpartition("/")[0]
         pattern = base[len(folder) :].lstrip("/")
@@ -72,6 +88,7 @@ def list_files(location: str) -> tuple[Store, list[StoredFile]]:
     else:
         pattern, store = "", open_store(location)
         if store.is_file():
+            deep = False
             folder, _, pattern = base.rpartition("/")
             store = open_store((folder or _top(base)) + mark + options)
     files = store.files(pattern)
@@ -80,15 +97,11 @@ def list_files(location: str) -> tuple[Store, list[StoredFile]]:
             f"--input: nothing is called {store.name_of(pattern)}, or the folder is empty; give a "
             "Parquet file, a folder of them, or a pattern such as 'logs/dt=2026-11-*/*.parquet'"
         )
-    return store, files
+    return Listing(store, files, deep)
 
 
 def check_inputs(
-    store: Store,
-    files: Sequence[StoredFile],
-    scorer: RowScorer,
-    config: ScoringConfig,
-    retry: RetryPolicy,
+    listing: Listing, scorer: RowScorer, config: ScoringConfig, retry: RetryPolicy
 ) -> Inputs:
     """Reads the footer of every file and makes sure that its rows can be scored.
 
@@ -97,6 +110,8 @@ def check_inputs(
         OutageError: the store does not answer.
     """
 
+    store = listing.store
+
     def footer(file: StoredFile) -> tuple[InputFile, pa.Schema]:
         with open_parquet(store, file.path, retry) as opened:
             footer = opened.metadata
@@ -104,7 +119,7 @@ def check_inputs(
             return InputFile(file.path, file.size, file.modified, rows), opened.schema_arrow
 
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        found = list(pool.map(footer, files))
+        found = list(pool.map(footer, listing.files))
     sound: set[tuple[str, ...]] = set()
     for file, schema in found:
         _check_columns(schema, store.name_of(file.path), scorer, config, sound)

@@ -102,7 +102,8 @@ class JobIdentity:
 
     def tree(self) -> dict[str, Any]:
         """As plain JSON."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        tree: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return tree
 
     @staticmethod
     def parse(tree: Mapping[str, Any]) -> "JobIdentity":

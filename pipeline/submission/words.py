@@ -15,8 +15,8 @@ from pipeline.submission.secrets import refuse_secrets
 _SENT = (".yaml", ".yml", ".json")
 _SENT_BYTES = 1_000_000
 SENT_FOLDER = "submitted"
-# Options that name what a job writes, whether or not it is there already.
-_WRITTEN = ("--output", "--summary", "--figure")
+# Options that name what a job reads or writes, whether or not it is there already.
+_LOCATIONS = ("--source", "--input", "--output", "--summary", "--figure")
 _OVERRIDE = re.compile(r"\w+(\.\w+)+=")
 _LOOPBACK = re.compile(r"localhost|127\.[0-9.]+|::1|0\.0\.0\.0")
 
@@ -66,10 +66,13 @@ def command_on_cluster(
         raise SubmissionError(f"there is no job {job!r}; the jobs are {', '.join(jobs)}")
     for word in words:
         refuse_secrets(f"argument {mask(word)!r}", word)
-    config = _value_of("--config", words)
+    config, tracking = _value_of("--config", words), _value_of("--tracking-uri", words)
     experiment = None
+    if config is not None or tracking is not None:
+        words = _joining(list(words), "--tracking-uri" if config is None else "--config")
+    if tracking is not None:
+        _check_tracking("--tracking-uri", tracking, address)
     if config is not None:
-        words = _joining(list(words), config)
         if not is_uri(config):
             refuse_secrets(f"--config {config}", _readable(config))
         experiment = load_experiment(config, [w for w in words if _OVERRIDE.match(w)])
@@ -95,19 +98,24 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
     return None
 
 
-def _joining(words: list[str], config: str) -> list[str]:
-    """The words with ``ray.address=auto`` among the overrides (argparse wants them together)."""
+def _joining(words: list[str], option: str) -> list[str]:
+    """The words with ``ray.address=auto`` among the overrides (argparse wants them together), or
+    behind an option and its value where there are none."""
     given = [w for w in words if w.startswith("ray.address=")]
     if given and given != ["ray.address=auto"]:
         raise SubmissionError(
-            "ray.address: a submitted job joins the cluster it runs on; leave out"
+            "ray.address: a submitted job joins the cluster it runs on; leave it out"
         )
     if given:
         return words
     overrides = [n for n, word in enumerate(words) if _OVERRIDE.match(word)]
-    after_config = next(n for n, w in enumerate(words) if w in (config, f"--config={config}")) + 1
-    words.insert(overrides[0] if overrides else after_config, "ray.address=auto")
+    behind = words.index(option) + 2 if option in words else _first(words, option + "=") + 1
+    words.insert(overrides[0] if overrides else behind, "ray.address=auto")
     return words
+
+
+def _first(words: Sequence[str], beginning: str) -> int:
+    return next(n for n, word in enumerate(words) if word.startswith(beginning))
 
 
 def _check_locations(experiment: Experiment, address: str) -> None:
@@ -120,18 +128,20 @@ def _check_locations(experiment: Experiment, address: str) -> None:
                 f"{key}: {location!r} is relative to this machine's folder; give a URI (s3://…) or "
                 "the absolute path of a folder that every node shares"
             )
-    tracking = experiment.mlflow.tracking_uri
-    if tracking is None:
-        return
+    if experiment.mlflow.tracking_uri is not None:
+        _check_tracking("mlflow.tracking_uri", experiment.mlflow.tracking_uri, address)
+
+
+def _check_tracking(key: str, tracking: str, address: str) -> None:
     if re.match(r"sqlite:///[^/]", tracking) or "://" not in tracking:
         raise SubmissionError(
-            f"mlflow.tracking_uri: {tracking!r} is relative to this machine's folder; name a "
-            "server (http://…), or an absolute path in a folder that every node shares"
+            f"{key}: {tracking!r} is relative to this machine's folder; name a server (http://…), "
+            "or an absolute path in a folder that every node shares"
         )
     if is_loopback(urlsplit(tracking).hostname) and not is_loopback(urlsplit(address).hostname):
         raise SubmissionError(
-            f"mlflow.tracking_uri: {mask(tracking)} is this machine seen from itself; the job runs "
-            f"at {urlsplit(address).hostname}: give the name by which the cluster reaches MLflow"
+            f"{key}: {mask(tracking)} is this machine seen from itself; the job runs at "
+            f"{urlsplit(address).hostname}: give the name by which the cluster reaches MLflow"
         )
 
 
@@ -145,7 +155,7 @@ def _packed(words: Sequence[str], root: Path, sent: dict[str, Path]) -> Iterable
         if word.startswith("--") and not equals:
             yield word
             continue
-        if name in _WRITTEN:
+        if name in _LOCATIONS:
             _refuse_relative(name, value)
         elif not is_uri(value) and Path(value).suffix in _SENT and Path(value).is_file():
             yield f"{head}{equals}{_place(Path(value), root, sent)}"

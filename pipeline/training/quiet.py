@@ -12,8 +12,8 @@ _NOTICES = {
     "torchrec.distributed.comm": ("TORCHREC_RESOLVED_POD_SIZE not set", "[Connection]"),
     "torchrec.distributed.utils": ("Sharding Type is data_parallel, caching params",),
 }
-# TorchRec's own use of names and types that torch changes; and the CPU kernel of copied tables, which
-# differentiates itself although torch cannot see that (their gradients are tested).
+# TorchRec's own use of names and types that torch changes; and the CPU kernel of copied tables,
+# which differentiates itself although torch cannot see that (their gradients are tested).
 _WARNINGS = (
     r"`broadcast_buffers` is deprecated",
     r"Please use DTensor instead and we are deprecating ShardedTensor",

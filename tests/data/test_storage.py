@@ -147,3 +147,10 @@ def test_an_absent_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsspec.core, "url_to_fs", absent)
     with pytest.raises(StorageError, match=r"wire://x: wire:// needs a package .*Install wirefs"):
         open_store("wire://x")
+
+
+def test_what_is_written_is_not_compressed_by_its_name(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with store.open_output("a.json.gz") as file:
+        file.write(b"as it is")
+    assert (tmp_path / "a.json.gz").read_bytes() == b"as it is"

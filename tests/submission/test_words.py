@@ -47,6 +47,16 @@ def test_joining_goes_behind_the_config_where_no_override_is_given(tmp_path: Pat
     assert found.sent == {"submitted/x.yaml": config}
 
 
+def test_a_job_without_a_config_joins_too() -> None:
+    words = ("--model", "models:/m/1", "--tracking-uri", "http://m:5000", "--resume")
+    found = command_on_cluster("score", words, CLUSTER, ROOT, ["score"])
+    assert found.words == (*words[:4], "ray.address=auto", "--resume")
+    with pytest.raises(SubmissionError, match="--tracking-uri: http://localhost:5 is this machine"):
+        command("train", "--tracking-uri=http://localhost:5")
+    with pytest.raises(SubmissionError, match="--input logs/.*: the job runs on another machine"):
+        command("train", "--input", "logs/dt=*/x.parquet")
+
+
 def test_the_given_address_of_a_cluster_is_refused() -> None:
     with pytest.raises(SubmissionError, match=r"ray\.address: a submitted job joins"):
         demo(*SHARED, "ray.address=10.0.0.1:6379")
