@@ -2,6 +2,7 @@
 
 python -m jobs.train --config configs/demo.yaml [section.key=value …] [--summary FILE]
 python -m jobs.train --config configs/demo.yaml --resume [RUN_ID]
+python -m jobs.train --config configs/demo.yaml --init-from models:/demo@champion
 python -m jobs.train --config configs/demo.yaml --plan-only [--workers 8] [--workers-per-node 4]
 """
 
@@ -26,6 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="RUN_ID",
         help="go on with a run that was stopped or killed; without an id with the newest one",
     )
+    parser.add_argument(
+        "--init-from",
+        metavar="SOURCE",
+        help="begin a new run with the weights of models:/NAME/VERSION, models:/NAME@ALIAS, the id "
+        "of a run under storage.path, or the folder of a checkpoint",
+    )
     args = parser.parse_args(arguments)
     check_plan_arguments(parser, args)
     return run_job(lambda: train(args))
@@ -46,7 +53,7 @@ def train(args: argparse.Namespace) -> None:
     from pipeline.run import train_and_register
 
     console = RunConsole()
-    outcome = train_and_register(experiment, console, args.resume)
+    outcome = train_and_register(experiment, console, args.resume, args.init_from)
     write_summary(args.summary, outcome.summary())
     result, version = outcome.result, outcome.version
     console.table(

@@ -1,9 +1,7 @@
 """One training run, start to end: check → track → launch → export → register → summarise."""
 
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -28,7 +26,8 @@ from pipeline.data.storage import open_store
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.selection import selection_metric
 from pipeline.registry.artifact import RegisteredVersion, register_model
-from pipeline.registry.result_log import log_result
+from pipeline.registry.init_source import Beginning
+from pipeline.registry.result_log import log_profile, log_result
 from pipeline.registry.run_life import RunLife
 from pipeline.registry.tracking import Tracker
 from pipeline.registry.uris import TrackingError
@@ -81,7 +80,10 @@ class RunOutcome:
 
 
 def train_and_register(
-    experiment: Experiment, console: RunConsole, resume: str | None = None
+    experiment: Experiment,
+    console: RunConsole,
+    resume: str | None = None,
+    init_from: str | None = None,
 ) -> RunOutcome:
     """Runs the experiment and registers its best weights as a model version.
 
@@ -93,11 +95,13 @@ def train_and_register(
         console: told how it goes.
         resume: the run to go on with; "" = the newest unfinished one of this name, or a new one;
             None = a new one.
+        init_from: what a new run takes its first weights from (``registry.init_source``).
 
     Raises:
         ConfigError, DatasetError: the experiment or the dataset cannot be used.
         ResumeError: there is no such run to resume, or it was another experiment.
         TrackingError: MLflow does not answer.
+        WarmStartError: there is no such source, or nothing in it fits this model.
         WorkersFailedError: training failed; the message is the worker's own.
         RunStopped: SIGTERM or Ctrl-C; a checkpoint stands, if training had begun.
     """
@@ -123,6 +127,9 @@ def train_and_register(
     statistics = load_statistics(open_store(dataset.folder), manifest)
     hashed = _hashed(experiment, manifest, statistics, console)
     pooling = pooling_factors(transforms, statistics, manifest.rows("train"))
+    beginning = Beginning(
+        experiment, init_from, transforms, resumed=earlier is not None, note=console.note
+    )
     console.note("starting Ray ..." if experiment.ray.address is None else "joining Ray ...")
     with ray_session(experiment), RunLife(experiment) as life:
         placement = resolve_placement(experiment)
@@ -138,6 +145,7 @@ def train_and_register(
             manifest.save(inside(run_folder, "dataset"))
             save_slices(slices, inside(run_folder, "dataset"))
             save_pooling_factors(pooling, inside(run_folder, "dataset"))
+            beginning.begin(tracker, run_folder)
             tracker.log_dict({"features": [asdict(f) for f in hashed]}, "hash_collisions.json")
             tracker.set_tags({f"placement.{k}": str(v) for k, v in asdict(placement).items()})
             launched = time.perf_counter()
@@ -149,7 +157,7 @@ def train_and_register(
                 tracker.await_server()
                 version, examples = _register(tracker, experiment, transforms, manifest, result)
                 log_result(tracker, experiment, result)
-                _log_profile(tracker, run_folder)
+                log_profile(tracker, run_folder)
             except TrackingError as error:
                 raise TrackingError(
                     f"{error}; the trained weights are kept in {mask(result.checkpoint)}, go on "
@@ -225,15 +233,6 @@ def _train(
         life.check()
         return outcome
     raise life.stopped()
-
-
-def _log_profile(tracker: Tracker, run_folder: str) -> None:
-    """Stores what the torch profiler left, if it ran."""
-    store = open_store(inside(run_folder, "profile"))
-    with tempfile.TemporaryDirectory() as folder:
-        for file in store.files():
-            (Path(folder) / file.path).write_bytes(store.read_bytes(file.path))
-            tracker.log_files(Path(folder), "profile")
 
 
 def check_columns(experiment: Experiment, manifest: Manifest) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Rows of a block: some megabytes of activations of a wide level, and still a full-speed product.
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 2048
 
 
 class Scope:

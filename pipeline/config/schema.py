@@ -14,6 +14,7 @@ from pipeline.config.data import DataConfig, Location
 from pipeline.config.evaluation import EvaluationConfig
 from pipeline.config.failures import FailuresConfig
 from pipeline.config.features import FeaturesConfig
+from pipeline.config.init import InitConfig
 from pipeline.config.model import ModelConfig
 from pipeline.config.optimizers import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
 from pipeline.config.promotion import PromotionConfig
@@ -168,6 +169,7 @@ class Experiment(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
+    init: InitConfig = Field(default_factory=InitConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
     mlflow: MlflowConfig = Field(default_factory=MlflowConfig)

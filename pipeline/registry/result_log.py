@@ -1,6 +1,11 @@
 """Writes down what a finished training left: metrics, figures, tables."""
 
+import tempfile
+from pathlib import Path
+
 from pipeline.config import Experiment
+from pipeline.config.locations import inside
+from pipeline.data.storage import open_store
 from pipeline.evaluation.diagnostics import Diagnostics
 from pipeline.evaluation.figures import (
     HistoryPoint,
@@ -50,3 +55,12 @@ def _log_evaluation(tracker: Tracker, result: TrainingResult) -> None:
     tracker.log_dict(result.diagnostics, "gates.json")
     if diagnostics.gates:
         tracker.log_figure(gate_heat_map(gate_uses(diagnostics)), "figures/gates.png")
+
+
+def log_profile(tracker: Tracker, run_folder: str) -> None:
+    """Stores what the torch profiler left, if it ran."""
+    store = open_store(inside(run_folder, "profile"))
+    with tempfile.TemporaryDirectory() as folder:
+        for file in store.files():
+            (Path(folder) / file.path).write_bytes(store.read_bytes(file.path))
+            tracker.log_files(Path(folder), "profile")

@@ -78,7 +78,7 @@ class RowScorer:
             RuntimeError: weights and model do not have the same keys and shapes.
         """
         folder = bundle_folder(folder)
-        description = _description(folder)
+        description = read_description(folder)
         experiment = load_experiment(folder / EXPERIMENT_FILE)
         transforms = FeatureTransforms.load(folder / TRANSFORMS_FOLDER)
         ranker = build_served_ranker(experiment, transforms, description["table_precision"])
@@ -168,7 +168,8 @@ def _writeable(values: np.ndarray) -> np.ndarray:
     return values if values.flags.writeable else values.copy()
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """What a bundle says of itself. Raises BundleError."""
     path = folder / DESCRIPTION_FILE
     description: dict[str, Any]
     try:

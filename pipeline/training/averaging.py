@@ -35,6 +35,12 @@ class WeightAverage:
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self._averages, self._weights, 1.0 - decay)
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins anew, at the weights as they are."""
+        torch._foreach_copy_(self._averages, self._weights)
+        self._steps = 0
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model has its averages for weights while this lasts."""

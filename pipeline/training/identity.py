@@ -6,7 +6,7 @@ from pipeline.config import Experiment
 
 # Settings that change what is learnt from the next row on, or what it is learnt from. All others
 # (workers, threads, sharding, evaluation, logging, checkpoints, failures, Ray, MLflow) may differ.
-_SECTIONS = ("features", "model", "balance", "table_optimizer", "dense_optimizer", "schedule")
+_SECTIONS = ("features", "balance", "table_optimizer", "dense_optimizer", "schedule")
 _DATA = ("sample_weight", "batch_size", "streams", "shuffle_rows")
 _TRAIN = ("seed", "epochs")
 
@@ -25,6 +25,8 @@ def run_identity(experiment: Experiment, dataset_digest: str) -> dict[str, Any]:
         "data": {key: tree["data"][key] for key in _DATA},
         "tasks": _by_name(tree["tasks"]),
         **{section: _by_name(tree[section]) for section in _SECTIONS},
+        # A group's experts are named by its number, and JSON objects have no order.
+        "model": _by_name(tree["model"]) | {"group_order": list(tree["model"]["groups"] or ())},
         "table_schedule": _by_name(tree["table_schedule"]),
         "train": {key: tree["train"][key] for key in _TRAIN}
         | {"early_stopping.metric": tree["train"]["early_stopping"]["metric"]},

@@ -150,6 +150,11 @@ class Optimizers:
             with self.average.applied():
                 yield
 
+    def restart_average(self) -> None:
+        """After the weights were replaced: the averages begin at them."""
+        if self.average is not None:
+            self.average.restart()
+
     def finite(self) -> bool:
         """Whether all dense weights are. Waits for the device."""
         norms = torch._foreach_norm([p.detach() for p in self._parameters])

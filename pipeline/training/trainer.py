@@ -19,6 +19,7 @@ from pipeline.training.measuring import Measuring
 from pipeline.training.parts import TrainingParts
 from pipeline.training.report import Reporter, TrainingResult
 from pipeline.training.state import TrainingState
+from pipeline.training.warm_start import warm_start
 from pipeline.training.worker_context import WorkerContext
 
 
@@ -100,6 +101,12 @@ class Trainer(TrainingParts):
             notes.append(f"going on after step {saved.step} of {self.total_steps}")
             if saved.world_size != self.context.world_size:
                 notes[-1] += f", saved by {saved.world_size} workers"
+        else:
+            self.control.at(0, "taking over weights")
+            started = warm_start(self.model, self.experiment, self.transforms, self.run_folder)
+            if started is not None:
+                notes.append(started)
+                self.optimizers.restart_average()
         if self.context.is_chief:
             for note in notes:
                 self.reporter.note(note)

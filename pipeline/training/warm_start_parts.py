@@ -242,9 +242,7 @@ class _Description:
                 experts = self._expert_axis(wired, output.banks)
                 gate = network.gates[key].logits
                 tensors = _mlp(f"{place}gates.{key}.logits.", gate, selector, experts)
-                self._add(
-                    ("gate", number, owner), f"gate of {self._words(words)}{level}", tensors
-                )
+                self._add(("gate", number, owner), f"gate of {self._words(words)}{level}", tensors)
             if output.self_gated is not None:
                 experts = self._expert_axis(wired, [output.self_gated])
                 gate = network.self_gates[key].logits
@@ -311,9 +309,7 @@ class _Description:
                 self._add(("transfer", owner, source), title, tensors)
 
     @staticmethod
-    def _low_rank(
-        place: str, maps: Any, columns: Axis
-    ) -> dict[str, tuple[str, tuple[Axis, ...]]]:
+    def _low_rank(place: str, maps: Any, columns: Axis) -> dict[str, tuple[str, tuple[Axis, ...]]]:
         tensors: dict[str, tuple[str, tuple[Axis, ...]]] = {}
         rank = _units(maps.downs[0].shape[0], "ranks")
         for n in range(maps.maps):
@@ -340,8 +336,9 @@ class _Description:
             for name, axes in part.tensors.values()
         }
         shapes = {name: tuple(value.shape) for name, value in self._dense().items()}
-        assert described == shapes, {n for n in {*described, *shapes}
-                                     if described.get(n) != shapes.get(n)}
+        assert described == shapes, {
+            n for n in {*described, *shapes} if described.get(n) != shapes.get(n)
+        }
 
 
 def _bank(place: str, bank: Any, inputs: Axis) -> dict[str, tuple[str, tuple[Axis, ...]]]:

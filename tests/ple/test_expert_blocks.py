@@ -12,7 +12,7 @@ WIDTHS = [(6,), (5, 4), (7, 3, 8), (5, 4)]
 INPUT = 9
 
 
-@pytest.fixture(params=[3, 10, 1024], autouse=True)
+@pytest.fixture(params=[3, 10, 2048], autouse=True)
 def _block_rows(request, monkeypatch) -> None:
     monkeypatch.setattr(expert_blocks, "BLOCK_ROWS", request.param)
 

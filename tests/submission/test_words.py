@@ -53,7 +53,7 @@ def test_a_job_without_a_config_joins_too() -> None:
     assert found.words == (*words[:4], "ray.address=auto", "--resume")
     with pytest.raises(SubmissionError, match="--tracking-uri: http://localhost:5 is this machine"):
         command("train", "--tracking-uri=http://localhost:5")
-    with pytest.raises(SubmissionError, match="--input logs/.*: the job runs on another machine"):
+    with pytest.raises(SubmissionError, match=r"--input logs/.*: the job runs on another machine"):
         command("train", "--input", "logs/dt=*/x.parquet")
 
 
