@@ -8,6 +8,8 @@ imported with the first use of :class:`FeatureEmbeddings`: a served model has pl
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ple import losses
 from ple.costs import Cost, cost
 from ple.extraction import ExpertOptions, Extraction
@@ -50,7 +52,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "FeatureEmbeddings":
-        from ple.embeddings import FeatureEmbeddings
+        # What TorchRec computes when it is imported must not land on somebody's meta device.
+        with torch.device("cpu"):
+            from ple.embeddings import FeatureEmbeddings
 
         return FeatureEmbeddings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -150,3 +152,14 @@ def test_missing_ids_are_refused() -> None:
         embeddings(jagged("city", "topics", "tags"), None)
     with pytest.raises(ValueError, match="`ids` is None"):
         embeddings(None, jagged("watched", "liked"))
+
+
+def test_torchrec_may_be_imported_late_under_another_default_device() -> None:
+    code = (
+        "import torch, ple\n"
+        "with torch.device('meta'):\n"
+        "    tables = [ple.FeatureTable('a', 'a', 5, 4)]\n"
+        "    print(ple.FeatureEmbeddings(tables, device=torch.device('meta')).width)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "4\n", done.stderr
