@@ -62,11 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--requests", type=int, default=10_000, help="how many")
     fuzz.add_argument("--seed", type=int, default=0, help="what they are drawn by")
     fuzz.set_defaults(measure=parts.measure_fuzz)
+    score = of.add_parser("score", help="batch scoring against the model's own forward pass")
+    score.add_argument("--rows", type=int, default=1_048_576, help="rows of the input")
+    score.set_defaults(measure=parts.measure_score)
     checkpoint = of.add_parser("checkpoint", help="what a save costs the loop, against a copy")
     checkpoint.add_argument("--gigabytes", type=float, default=2.0, help="size of the state")
     checkpoint.add_argument("--folder", type=Path, help="where to save; absent = temporary")
     checkpoint.set_defaults(measure=parts.measure_checkpoint)
-    for part in (checkpoint, data, step, train, peers, scale, balance, serve):
+    faults = of.add_parser("faults", help="kills at random moments, against a run left alone")
+    faults.add_argument("--trials", type=int, default=50, help="how many runs")
+    faults.add_argument("--seed", type=int, default=0, help="what faults are drawn by")
+    faults.add_argument("--kinds", type=lambda text: text.split(","), help="worker,driver,...")
+    faults.add_argument("--form", choices=("processes", "ray"), default="processes")
+    faults.add_argument("--folder", type=Path, help="where runs go; absent = temporary")
+    faults.set_defaults(measure=parts.measure_faults)
+    for part in (checkpoint, data, step, train, peers, scale, balance, serve, score):
         part.add_argument("--pairs", type=int, default=5, help="interleaved repetitions")
     for part in of.choices.values():
         add_summary_argument(part)

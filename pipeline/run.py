@@ -127,9 +127,8 @@ def train_and_register(
     statistics = load_statistics(open_store(dataset.folder), manifest)
     hashed = _hashed(experiment, manifest, statistics, console)
     pooling = pooling_factors(transforms, statistics, manifest.rows("train"))
-    beginning = Beginning(
-        experiment, init_from, transforms, resumed=earlier is not None, note=console.note
-    )
+    resumed = None if earlier is None else inside(storage, earlier.run_id)
+    beginning = Beginning(experiment, init_from, transforms, resumed, console.note)
     console.note("starting Ray ..." if experiment.ray.address is None else "joining Ray ...")
     with ray_session(experiment), RunLife(experiment) as life:
         placement = resolve_placement(experiment)
@@ -140,12 +139,12 @@ def train_and_register(
             console.note(f"MLflow run {tracker.run_id}" + (", resumed" if earlier else ""))
             run_folder = inside(storage, tracker.run_id)
             run = earlier or RunFile.new(tracker.run_id, experiment.name, identity)
+            beginning.begin(tracker, run_folder)  # a run that can be resumed has its source
             life.begin(tracker, run, run_folder)
             transforms.save(inside(run_folder, "transforms"))
             manifest.save(inside(run_folder, "dataset"))
             save_slices(slices, inside(run_folder, "dataset"))
             save_pooling_factors(pooling, inside(run_folder, "dataset"))
-            beginning.begin(tracker, run_folder)
             tracker.log_dict({"features": [asdict(f) for f in hashed]}, "hash_collisions.json")
             tracker.set_tags({f"placement.{k}": str(v) for k, v in asdict(placement).items()})
             launched = time.perf_counter()
@@ -163,7 +162,8 @@ def train_and_register(
                     f"{error}; the trained weights are kept in {mask(result.checkpoint)}, go on "
                     f"with --resume {tracker.run_id}"
                 ) from error
-            life.end("finished")
+        # MLflow has it all, or its record does: what is killed before this line can be resumed.
+        life.end("finished")
     if tracker.undelivered is not None:
         console.note(tracker.undelivered)
     elif not experiment.storage.keep_checkpoint:

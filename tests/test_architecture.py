@@ -26,8 +26,8 @@ LAYERS = [
     "pipeline.backtest",
     "pipeline.promotion",
     "pipeline.comparison",
-    "pipeline.benchmark",
     "pipeline.submission",
+    "pipeline.benchmark",
     "jobs",
 ]
 SOURCES = sorted(

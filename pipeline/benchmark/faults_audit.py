@@ -3,20 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.checkpoint.catalog import folder_name
-from pipeline.checkpoint.marker import MARKER
-from pipeline.checkpoint.trees import decode_tree
-from pipeline.checkpoint.writer import PLAN
+from pipeline.benchmark.faults_state import TIMES, differences
 from pipeline.registry.metric_record import read_points
-
-# Times and speeds, which no two runs share.
-_TIMES = ("examples_per_second", "seconds", "elapsed", "time_shares", "data_wait")
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -29,57 +21,46 @@ class RowCount:
     doubled: int
 
 
-def saved_state(run_folder: Path, step: int) -> dict[str, Any]:
-    """All of a checkpoint but times, by file: raw bytes of tensors, and plain trees.
+@dataclass(frozen=True)
+class Left:
+    """What a run leaves that ended.
 
-    Raises:
-        OSError: there is no such checkpoint.
+    Attributes:
+        state: of the last checkpoint, by file.
+        result: what the chief returned.
+        series: of the metric record.
+        rows: by the audit.
+        moments: where each fault met it; fewer than faults = the run was over before.
+        notes: what was told when it went on, and workers that had to be killed.
     """
-    folder = run_folder / "checkpoints" / folder_name(step)
-    state: dict[str, Any] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name in (MARKER, PLAN):
-            continue
-        data = path.read_bytes()
-        state[path.name] = (
-            timeless(decode_tree(data)) if path.suffix == ".safetensors" else data
-        )
-    return state
+
+    state: dict[str, Any]
+    result: dict[str, Any]
+    series: dict[str, Any]
+    rows: RowCount
+    moments: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    def unlike(self, other: "Left") -> list[str]:
+        """What is not as in another run."""
+        return [
+            *differences(self.state, other.state, "checkpoint"),
+            *differences(self.result, other.result, "result"),
+            *differences(self.series, other.series, "series"),
+        ]
 
 
-def timeless(tree: Any) -> Any:
-    """A tree without times and speeds, tensors as bytes."""
-    if isinstance(tree, dict) and "counters" in tree:
-        # Values of a shuffle block that is read again are counted again; rows are not.
-        tree = tree | {"counters": tree["counters"].get("rows")}
-    if isinstance(tree, dict):
-        return {k: timeless(v) for k, v in tree.items() if not any(t in k for t in _TIMES)}
-    if isinstance(tree, list | tuple):
-        return [timeless(item) for item in tree]
-    if isinstance(tree, torch.Tensor):
-        return (str(tree.dtype), tuple(tree.shape), tree.numpy().tobytes())
-    return tree
+class TrialError(RuntimeError):
+    """A run did not end; the message is the end of a worker's log."""
 
 
 def recorded_series(run_folder: Path) -> Series:
     """The metric record of a run by key, without times and speeds, in the order of its lines."""
     series: Series = {}
     for point in read_points(run_folder):
-        if not any(word in point.key for word in _TIMES):
+        if not any(word in point.key for word in TIMES):
             series.setdefault(point.key, []).append((point.step, point.value))
     return series
-
-
-def differences(found: dict[str, Any], expected: dict[str, Any], what: str) -> list[str]:
-    """Names of the entries that are not the same in both."""
-    return [
-        f"{what} {name}"
-        for name in sorted({*found, *expected})
-        # As text: a value that is not a number equals itself.
-        if name not in found
-        or name not in expected
-        or (found[name] != expected[name] and repr(found[name]) != repr(expected[name]))
-    ]
 
 
 class RowAudit:
@@ -92,6 +73,9 @@ class RowAudit:
 
     Args:
         files: one of each worker.
+
+    Raises:
+        TrialError: workers went on from different steps.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -100,7 +84,8 @@ class RowAudit:
         for attempt in sorted({line["attempt"] for line in lines}):
             own = [line for line in lines if line["attempt"] == attempt]
             starts = {line["from"] for line in own if "from" in line}
-            assert len(starts) == 1, f"workers of attempt {attempt} went on from {starts}"
+            if len(starts) != 1:
+                raise TrialError(f"workers of attempt {attempt} went on from steps {starts}")
             (start,) = starts
             self._steps = {step: rows for step, rows in self._steps.items() if step <= start}
             for line in own:

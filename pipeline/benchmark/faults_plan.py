@@ -1,7 +1,7 @@
 """Which faults are injected, and when: drawn from a seed."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -49,38 +49,47 @@ class Fault:
         return f"{self.phase} from step {self.step}"
 
 
-def draw_faults(
-    rng: random.Random,
-    kinds: Sequence[Kind],
-    phases: Sequence[str],
-    steps: int,
-    workers: int,
-    delay: float,
-) -> list[Fault]:
-    """The faults of one trial: one, or two one after the other."""
-    count = 2 if rng.random() < _SECOND_FAULT else 1
-    return [_draw(rng, kinds, phases, steps, workers, delay) for _ in range(count)]
+@dataclass(frozen=True)
+class Range:
+    """What faults are drawn from.
 
+    Attributes:
+        kinds: of faults.
+        phases: moments of a run.
+        more_phases: moments of a run that was taken up again, besides those.
+        never: kinds and phases that do not go together.
+        steps, workers: of a run.
+        delay: longest time from a moment to the fault, in seconds.
+    """
 
-def _draw(
-    rng: random.Random,
-    kinds: Sequence[Kind],
-    phases: Sequence[str],
-    steps: int,
-    workers: int,
-    delay: float,
-) -> Fault:
-    kind = rng.choice(kinds)
-    return Fault(
-        kind=kind,
-        phase=rng.choice(phases),
-        # The last steps are left for what comes at the end.
-        step=rng.randrange(1, steps - 4),
-        delay=rng.random() * delay,
-        victim=rng.randrange(workers),
-        damage=rng.choice(DAMAGES) if kind == "checkpoint" else None,
-        draw=rng.randrange(2**31),
-    )
+    kinds: Sequence[Kind]
+    phases: Sequence[str]
+    more_phases: Sequence[str]
+    never: Collection[tuple[Kind, str]]
+    steps: int
+    workers: int
+    delay: float
+
+    def draw(self, rng: random.Random) -> list[Fault]:
+        """The faults of one trial: one, or two one after the other."""
+        faults = [self._fault(rng, self.phases)]
+        if rng.random() < _SECOND_FAULT:
+            faults.append(self._fault(rng, [*self.phases, *self.more_phases]))
+        return faults
+
+    def _fault(self, rng: random.Random, phases: Sequence[str]) -> Fault:
+        kind = rng.choice(self.kinds)
+        return Fault(
+            kind=kind,
+            phase=rng.choice([phase for phase in phases if (kind, phase) not in self.never]),
+            # The last steps are left for what comes at the end.
+            step=rng.randrange(1, self.steps - 4),
+            # Short ones more often: many moments are short.
+            delay=rng.random() ** 2 * self.delay,
+            victim=rng.randrange(self.workers),
+            damage=rng.choice(DAMAGES) if kind == "checkpoint" else None,
+            draw=rng.randrange(2**31),
+        )
 
 
 def uncommitted(checkpoints: Path) -> list[Path]:

@@ -7,33 +7,30 @@ trial takes seconds.
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
-from pipeline.benchmark.faults_audit import (
-    RowAudit,
-    RowCount,
-    differences,
-    recorded_series,
-    saved_state,
-    timeless,
+from pipeline.benchmark.faults_audit import Left, RowAudit, TrialError, recorded_series
+from pipeline.benchmark.faults_plan import Fault, Kind, damage_newest, uncommitted
+from pipeline.benchmark.faults_run import (
+    ROWS,
+    WORKERS,
+    small_run,
+    write_numbered_log,
+    write_run_folder,
 )
-from pipeline.benchmark.faults_plan import Fault, damage_newest, uncommitted
-from pipeline.benchmark.faults_run import WORKERS, write_run_folder
+from pipeline.benchmark.faults_state import saved_state, timeless
 from pipeline.benchmark.faults_worker import PHASES, STOPPED, Assignment, Desk, audit_file, work
 from pipeline.config import Experiment
 from pipeline.registry.metric_record import RECORD_FILE, MetricRecord
 from pipeline.training.guard import Request
 from pipeline.training.report import TrainingResult
 
-KINDS = ("worker", "driver", "stop", "checkpoint")
 # What is drawn → what a worker says it does; None = a checkpoint's folder has no marker yet.
 MOMENTS: dict[str, str | None] = {
     "reading": "waiting for data",
@@ -42,9 +39,9 @@ MOMENTS: dict[str, str | None] = {
     "saving": "saving a checkpoint",
     "committing": None,
     "scoring": "scoring",
+    "loading": "loading a checkpoint",
 }
-# About as long as several steps take.
-DELAY = 0.05
+_AT_ANY_STEP = ("scoring", "loading")
 _POLL = 0.0005
 # A worker whose peer has died notices within this time, or counts as hung.
 _PATIENCE = 60.0
@@ -62,40 +59,61 @@ _COMPARED = (
 )
 
 
-@dataclass(frozen=True)
-class Left:
-    """What a run leaves that ended.
+class ProcessTrials:
+    """Runs of one small experiment (``pipeline.benchmark.faults.Trials``).
 
-    Attributes:
-        state: of the last checkpoint.
-        result: what the chief returned.
-        series: of the metric record.
-        rows: by the audit.
-        moments: where each fault met it; fewer than faults = the run was over before.
-        notes: what was told when it went on, and workers that had to be killed.
+    Args:
+        root: takes data and runs.
+        workers_per_node: as the plan of the tables sees it; None = all.
     """
 
-    state: dict[str, Any]
-    result: dict[str, Any]
-    series: dict[str, Any]
-    rows: RowCount
-    moments: list[str]
-    notes: list[str] = field(default_factory=list)
+    kinds: tuple[Kind, ...] = ("worker", "driver", "stop", "checkpoint")
+    phases: tuple[str, ...] = (
+        "reading",
+        "stepping",
+        "evaluating",
+        "saving",
+        "committing",
+        "scoring",
+    )
+    more_phases: tuple[str, ...] = ("loading",)
+    never: frozenset[tuple[Kind, str]] = frozenset()
+    # About as long as several steps take.
+    delay = 0.05
+    workers = WORKERS
 
-    def unlike(self, other: "Left") -> list[str]:
-        """What is not as in another run."""
-        return [
-            *differences(self.state, other.state, "checkpoint"),
-            *differences(self.result, other.result, "result"),
-            *differences(self.series, other.series, "series"),
-        ]
+    def __init__(self, root: Path, workers_per_node: int | None = None) -> None:
+        self._root, self._per_node = root, workers_per_node or WORKERS
+        write_numbered_log(root / "data", ROWS)
+        self.experiment = small_run(root / "data", ROWS)
+        self.steps = 0
+
+    def untouched(self) -> Left:
+        left = self.run("untouched", [])
+        self.steps = left.result["steps"]
+        return left
+
+    def run(self, name: str, faults: Sequence[Fault]) -> Left:
+        return train_through(self._root / name, self.experiment, ROWS, faults, self._per_node)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder of the undisturbed run."""
+        return self._root / "untouched"
+
+    def forget(self, name: str) -> None:
+        shutil.rmtree(self._root / name)
+
+    def close(self) -> None: ...
 
 
-class TrialError(RuntimeError):
-    """A run did not end; the message is the end of a worker's log."""
-
-
-def train_through(folder: Path, experiment: Experiment, rows: int, faults: Sequence[Fault]) -> Left:
+def train_through(
+    folder: Path,
+    experiment: Experiment,
+    rows: int,
+    faults: Sequence[Fault],
+    workers_per_node: int = WORKERS,
+) -> Left:
     """Trains in a new run folder, meets the faults, goes on after each, to the end.
 
     Args:
@@ -109,7 +127,7 @@ def train_through(folder: Path, experiment: Experiment, rows: int, faults: Seque
     moments: list[str] = []
     notes: list[str] = []
     for attempt, fault in enumerate([*faults, None]):
-        crew = _Crew(folder, experiment, attempt)
+        crew = _Crew(folder, experiment, attempt, workers_per_node)
         try:
             crew.watch(fault)
         finally:
@@ -149,7 +167,9 @@ def _left(
 class _Crew:
     """The workers of one attempt, and their driver."""
 
-    def __init__(self, folder: Path, experiment: Experiment, attempt: int) -> None:
+    def __init__(
+        self, folder: Path, experiment: Experiment, attempt: int, workers_per_node: int
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pipeline.benchmark.faults_worker"])
         self._folder, self._checkpoints = folder, folder / "checkpoints"
@@ -167,7 +187,7 @@ class _Crew:
         for rank in range(WORKERS):
             latest = context.RawArray("i", [-1] * len(PHASES))
             desk = Desk(context.RawArray("i", 2), latest, self._request)
-            assignment = Assignment(folder, tree, rank, WORKERS, attempt)
+            assignment = Assignment(folder, tree, rank, WORKERS, workers_per_node, attempt)
             line = chief_line if rank == 0 else None
             worker = context.Process(target=work, args=(assignment, desk, line), daemon=True)
             self._desks.append(desk)
@@ -216,7 +236,7 @@ class _Crew:
         if phase is None:
             numbers = [int(f.name.partition("-")[2]) for f in uncommitted(self._checkpoints)]
             return any(number >= fault.step for number in numbers)
-        wanted = 0 if fault.phase == "scoring" else fault.step
+        wanted = 0 if fault.phase in _AT_ANY_STEP else fault.step
         latest: int = self._desks[fault.victim].latest[PHASES.index(phase)]
         return latest >= wanted
 
@@ -244,7 +264,7 @@ class _Crew:
         phase, step = self._desks[rank].now[:]
         written = [folder.name for folder in uncommitted(self._checkpoints)]
         place = f"{PHASES[phase]}, step {step}"
-        return place + "".join(f", {name} being written" for name in written[-1:])
+        return place + "".join(f", {name} without its marker" for name in written[-1:])
 
     def _hear(self) -> None:
         try:

@@ -16,14 +16,16 @@ import yaml
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
 from pipeline.config.locations import inside
-from pipeline.data.fitting import fit_transforms
+from pipeline.data.fitting import fit_transforms, load_statistics
 from pipeline.data.manifest import Column, load_manifest
 from pipeline.data.preparing.prepare import prepare
 from pipeline.data.preparing.recipes.base import Recipe
 from pipeline.data.preparing.recipes.clicklog import ClicklogOptions, clicklog
+from pipeline.data.storage import open_store
+from pipeline.training.pooling import pooling_factors, save_pooling_factors
 
 ROW = "row"
-WORKERS = 2
+ROWS, WORKERS = 2000, 2
 _BATCH = 128
 # Of more than one file, and of more than one row group each.
 _SHARD_ROWS, _GROUP_ROWS = 900, 256
@@ -51,7 +53,7 @@ def small_run(data: Path, rows: int, **sections: Any) -> Experiment:
     tree: dict[str, Any] = yaml.safe_load((data / "experiment.yaml").read_text())
     tree["name"] = "faults"
     tree["data"] |= {"path": str(data), "batch_size": _BATCH, "evaluation_batch_size": 64}
-    tree["data"]["shuffle_rows"] = 512
+    tree["data"] |= {"shuffle_rows": 512, "prefetch_batches": 1}
     tree["features"]["embedding_dim"] = 4
     number = {"name": ROW, "encoder": "identity", "rows": rows}
     tree["features"]["categorical"].append(number)
@@ -73,9 +75,14 @@ def small_run(data: Path, rows: int, **sections: Any) -> Experiment:
 
 def write_run_folder(folder: Path, experiment: Experiment) -> None:
     """What a driver leaves in a run folder for its workers."""
-    data = experiment.data.path
-    fit_transforms(experiment.features, data).save(inside(str(folder), "transforms"))
-    load_manifest(data).save(inside(str(folder), "dataset"))
+    data, dataset = experiment.data.path, inside(str(folder), "dataset")
+    manifest = load_manifest(data)
+    transforms = fit_transforms(experiment.features, data)
+    transforms.save(inside(str(folder), "transforms"))
+    manifest.save(dataset)
+    # The plan of the tables goes by them.
+    statistics = load_statistics(open_store(data), manifest)
+    save_pooling_factors(pooling_factors(transforms, statistics, manifest.rows("train")), dataset)
 
 
 def _numbered(recipe: Recipe) -> Recipe:

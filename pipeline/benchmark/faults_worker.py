@@ -37,6 +37,7 @@ PHASES = (
     "saving a checkpoint",
     "finishing a checkpoint",
     "scoring",
+    "taking over weights",
 )
 STOPPED = 3
 
@@ -70,6 +71,7 @@ class Assignment:
     experiment: dict[str, Any]
     rank: int
     world_size: int
+    workers_per_node: int
     attempt: int
 
     @property
@@ -116,7 +118,7 @@ def _train(assignment: Assignment, reporting: "_Reporting") -> None:
     context = WorkerContext(
         assignment.rank,
         assignment.world_size,
-        assignment.world_size,
+        assignment.workers_per_node,
         torch.device("cpu"),
         threads=1,
     )

@@ -61,6 +61,12 @@ def measure_serve(args: argparse.Namespace) -> Summary:
     return serve.measure_serve(args.pairs, args.seconds)
 
 
+def measure_score(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import score
+
+    return score.measure_score(args.pairs, args.rows)
+
+
 def measure_fuzz(args: argparse.Namespace) -> Summary:
     from pipeline.benchmark import fuzz
 
@@ -73,12 +79,21 @@ def measure_checkpoint(args: argparse.Namespace) -> Summary:
     return checkpoint.measure_checkpoint(args.pairs, args.gigabytes, args.folder)
 
 
+def measure_faults(args: argparse.Namespace) -> Summary:
+    from pipeline.benchmark import faults
+
+    return faults.measure_faults(args.trials, args.seed, args.kinds, args.form, args.folder)
+
+
 def headline(summary: Summary) -> list[list[str]]:
     """The shares and ratios of a summary as rows of a table."""
     if "assumptions" in summary:
         from pipeline.benchmark.simulate import simulated_lines
 
         return simulated_lines(summary)
+    if "rows_doubled" in summary:
+        counts = ("trials", "faults", "ended", "identical", "rows_lost", "rows_doubled")
+        return [[name, str(summary[name])] for name in counts]
     words = ("share", "ratio", "fraction", "scaling", "growth", "_over_", "copies")
     return [
         [name, f"{value:.3f}"]

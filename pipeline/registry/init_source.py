@@ -24,7 +24,7 @@ from pipeline.registry import scorer
 from pipeline.registry.client import download_version, resolve_version
 from pipeline.registry.tracking import Tracker
 from pipeline.training.warm_start_plan import WarmStartError
-from pipeline.training.warm_start_source import WarmSource, parse_model
+from pipeline.training.warm_start_source import WarmSource, parse_model, saved_source
 
 REPORT = "init.json"
 _CHECKPOINTS = "checkpoints"
@@ -40,11 +40,11 @@ class Beginning:
         init_from: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, the id of a run under
             storage.path, or the folder of a checkpoint or of a run; None = the run begins fresh.
         transforms: of the new run's features.
-        resumed: the run began before: what it began with stays.
+        resumed: the folder of a run that began before: what it began with stays; None = a new run.
         note: told line by line.
 
     Raises:
-        ConfigError: there is a mapping in ``init``, and no source.
+        ConfigError: there is a mapping in ``init``, and no source; or not that of the resumed run.
         WarmStartError: there is no such source, or nothing in it matches.
         TrackingError: MLflow has no such version, or does not answer.
         OSError: the source cannot be read.
@@ -55,12 +55,13 @@ class Beginning:
         experiment: Experiment,
         init_from: str | None,
         transforms: FeatureTransforms,
-        resumed: bool,
+        resumed: str | None,
         note: Callable[[str], None],
     ) -> None:
         self._experiment = experiment
         self._source: WarmSource | None = None
-        if resumed:
+        if resumed is not None:
+            _check_resumed(experiment, resumed)
             if init_from is not None:
                 note("--init-from: left aside, this run goes on with its own weights")
             return
@@ -124,6 +125,16 @@ class Beginning:
             transforms=FeatureTransforms.load(bundle / scorer.TRANSFORMS_FOLDER),
             location=str(bundle),
             precision=description["table_precision"],
+        )
+
+
+def _check_resumed(experiment: Experiment, run_folder: str) -> None:
+    """Refuses a mapping in ``init`` that a resumed run did not begin with."""
+    found = saved_source(run_folder)
+    if experiment.init != (InitConfig() if found is None else found[1]):
+        raise ConfigError(
+            f"init: {mask(run_folder)} began with another mapping, and a run takes weights once; "
+            "resume it with the section it began with"
         )
 
 

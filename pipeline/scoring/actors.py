@@ -17,16 +17,12 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 import ray.data
-from ray.exceptions import OutOfMemoryError, RayActorError
 
 from pipeline.config import ConfigError
 from pipeline.config.scoring import ScoringConfig
 from pipeline.scoring.errors import ScoringError
-from pipeline.scoring.item import ItemRecord, ScoringTask, score_item
+from pipeline.scoring.item import ItemRecord, ScoringTask, note_attempt, score_item
 from pipeline.scoring.plan import WorkItem
-
-# After this many deaths of an actor the job gives up: what kills it is not chance.
-_RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,9 @@ class ScoringActor:
         """As JSON; a fault of the data travels as a result, so that it arrives as it was said."""
         began, cpu = time.time(), time.process_time()
         try:
-            record = score_item(self._scorer, self._task, WorkItem.parse(text))
+            item = WorkItem.parse(text)
+            note_attempt(self._task, item)
+            record = score_item(self._scorer, self._task, item)
         except (ValueError, OSError) as error:
             if not type(error).__module__.startswith("pipeline."):
                 raise
@@ -115,14 +113,16 @@ def score_on_ray(
 ) -> Iterator[ItemResult]:
     """Scores pieces of work on the Ray that is running, as they become ready.
 
-    An actor that dies is replaced and its piece done again.
+    Ray Data replaces an actor that dies and does its piece again, for ever; what ends that is
+    ``note_attempt``.
 
     Raises:
         ConfigError: more actors than the cluster has CPUs.
-        ScoringError: a piece cannot be scored, or actors keep dying.
+        ScoringError: a piece cannot be scored, or kills every actor that tries.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1  # a large piece may take longer than any limit
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     described = [{"item": item.text()} for item in items]
     pieces = ray.data.from_items(described, override_num_blocks=len(described))
@@ -134,21 +134,10 @@ def score_on_ray(
         zero_copy_batch=True,
         compute=ray.data.ActorPoolStrategy(size=_actors(task.config, len(items))),
         num_cpus=1,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
     )
-    try:
-        for batch in scored.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            for text in batch["result"].to_pylist():
-                yield _parsed(text)
-    except (RayActorError, OutOfMemoryError) as error:
-        raise ScoringError(
-            f"the actors keep dying ({_first_line(error)}); what is done is kept and --resume goes "
-            "on; if memory ran out, lower scoring.actors, scoring.batch_rows or "
-            "scoring.rows_per_file"
-        ) from error
+    for batch in scored.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for text in batch["result"].to_pylist():
+            yield _parsed(text)
 
 
 def _actors(config: ScoringConfig, items: int) -> int:
@@ -168,7 +157,3 @@ def _parsed(text: str) -> ItemResult:
     if "fault" in tree:
         raise ScoringError(tree["fault"])
     return ItemResult(**(tree | {"record": ItemRecord.parse(tree["record"])}))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -26,6 +26,8 @@ from pipeline.scoring.plan import WorkItem
 RECORDS = "_scoring"
 # Decoded, all columns; a larger row group is fetched by the megabyte instead of whole.
 _HUGE_BYTES = 256 << 20
+# A piece of work that was begun so often, and never ended, is not tried again.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class ScoringTask:
         token: of the job.
         model: URI of the version, by number.
         retry: for reads of a remote store.
+        start: names this start of the job.
     """
 
     source: Store
@@ -46,6 +49,7 @@ class ScoringTask:
     token: str
     model: str
     retry: RetryPolicy
+    start: str
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,24 @@ class ItemRecord:
 def record_name(number: int) -> str:
     """Where a piece of work is recorded, relative to the output."""
     return f"{RECORDS}/item-{number:06d}.json"
+
+
+def note_attempt(task: ScoringTask, item: WorkItem) -> None:
+    """Leaves a mark that an actor has begun a piece of work, where it outlives the actor.
+
+    Raises:
+        ScoringError: it was begun several times since the job was started: it kills the actors.
+        OSError: the output cannot be written.
+    """
+    folder = f"{RECORDS}/begun-{task.start}/{item.number:06d}"
+    before = len(task.output.names(folder))
+    if before >= _ATTEMPTS:
+        raise ScoringError(
+            f"{task.source.name_of(item.path)}: {before} actors died while they scored rows "
+            f"{item.first_row} to {item.first_row + item.rows - 1}, as they do when memory runs "
+            "out; lower scoring.batch_rows or scoring.actors, and go on with --resume"
+        )
+    put(task.output, f"{folder}/{before}", b"")
 
 
 def score_item(scorer: RowScorer, task: ScoringTask, item: WorkItem) -> ItemRecord:

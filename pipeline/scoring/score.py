@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 
@@ -113,7 +114,13 @@ def score(
         left = [item for item in items if item.number not in records]
         _announce(model, inputs, items, left, console)
         task = ScoringTask(
-            inputs.store, place.working, job.config, identity.token, model, job.retry
+            inputs.store,
+            place.working,
+            job.config,
+            identity.token,
+            model,
+            job.retry,
+            uuid4().hex[:8],
         )
         where = ModelSource(path, job.tracking_uri, model)
         results = _run(where, task, left, ray_config, console, runner)

@@ -3,8 +3,6 @@
 What belongs together (the experts of one owner in one level, a gate, a tower) is a part. Each axis
 of its tensors carries labels: input columns the feature they hold, gate outputs the expert they
 weigh, experts their position. Where labels agree, numbers mean the same in both models.
-
-Legend: E experts, O units of a layer, I its inputs.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,38 +15,18 @@ import ple
 from pipeline.config import Experiment
 from pipeline.data.transforms import FeatureTransforms, bucket_name
 from pipeline.model import build_served_ranker, tables_of
-from ple.layers import MLP
+from pipeline.training.warm_start_axes import (
+    Axis,
+    Part,
+    Tensors,
+    bank_tensors,
+    low_rank_tensors,
+    mlp_tensors,
+    units,
+)
 from ple.wiring import Owner
 
 _VALUE_LOSSES = ("squared_error", "huber", "quantile")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a tensor.
-
-    Attributes:
-        name: what its entries are, for people (``experts``).
-        labels: of each entry; None = an entry that is always zero.
-    """
-
-    name: str
-    labels: tuple[Hashable, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Tensors that are taken over together, or not at all.
-
-    Attributes:
-        key: equal in two models for parts that do the same.
-        title: the part in words.
-        tensors: by name within the part: name in the state_dict, and axes.
-    """
-
-    key: Hashable
-    title: str
-    tensors: dict[str, tuple[str, tuple[Axis, ...]]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +89,7 @@ class _Description:
         views = range(self._ranker.extraction.wiring.views)
         inputs = [self._feature_axis(view) for view in views]
         for view, cross in enumerate(self._ranker.crosses):
-            tensors = self._low_rank(f"crosses.{view}.layers.", cross.layers, inputs[view])
+            tensors = low_rank_tensors(f"crosses.{view}.layers.", cross.layers, inputs[view])
             of = "" if len(views) == 1 else f" of {self._view_words(view)}"
             self._add(("cross", self._view(view)), f"crosses of features{of}", tensors)
         self._extraction(inputs)
@@ -197,10 +175,10 @@ class _Description:
         readers = [Owner("group", g) for g in range(len(self._groups))] + [Owner("shared")]
         for n, gate in enumerate(extraction.feature_gates):
             place = f"extraction.feature_gates.{n}."
-            tensors = self._low_rank(f"{place}factors.", gate.factors, inputs[0])
+            tensors = low_rank_tensors(f"{place}factors.", gate.factors, inputs[0])
             if gate.gate is not None:
-                factors = _units(gate.factors.maps, "factors")  # type: ignore[union-attr,arg-type]
-                tensors |= _mlp(f"{place}gate.", gate.gate, inputs[0], factors)  # type: ignore[arg-type]
+                factors = units(gate.factors.maps, "factors")  # type: ignore[union-attr,arg-type]
+                tensors |= mlp_tensors(f"{place}gate.", gate.gate, inputs[0], factors)  # type: ignore[arg-type]
             self._add(
                 ("feature gate", self._owner(readers[n])),
                 f"feature gate of {self._words(readers[n])}",
@@ -213,8 +191,8 @@ class _Description:
             joined = self._experiment.model.fusion == "concatenation"
             following = axes[:1] if wiring.keeps_input else []
             for output in wired.outputs:
-                stream = [(number, self._owner(output.owner), wired.out_width)]
-                labels = tuple((*stream[0], i) for i in range(wired.out_width))
+                stream = (number, self._owner(output.owner), wired.out_width)
+                labels: tuple[Hashable, ...] = tuple((*stream, i) for i in range(wired.out_width))
                 if joined:
                     assert output.previous is not None, "see check_fusion"
                     labels += axes[output.previous].labels
@@ -227,7 +205,7 @@ class _Description:
         level = "" if len(self._ranker.extraction.levels) == 1 else f", level {number + 1}"
         for bank in wired.banks:
             key, owner = bank.owner.key, self._owner(bank.owner)
-            tensors = _bank(f"{place}experts.{key}.", network.experts[key], axes[bank.reads])
+            tensors = bank_tensors(f"{place}experts.{key}.", network.experts[key], axes[bank.reads])
             self._add(
                 ("experts", number, owner), f"experts of {self._words(bank.owner)}{level}", tensors
             )
@@ -241,12 +219,14 @@ class _Description:
             if output.gated and network.gates[key].logits is not None:
                 experts = self._expert_axis(wired, output.banks)
                 gate = network.gates[key].logits
-                tensors = _mlp(f"{place}gates.{key}.logits.", gate, selector, experts)
+                tensors = mlp_tensors(f"{place}gates.{key}.logits.", gate, selector, experts)
                 self._add(("gate", number, owner), f"gate of {self._words(words)}{level}", tensors)
             if output.self_gated is not None:
                 experts = self._expert_axis(wired, [output.self_gated])
                 gate = network.self_gates[key].logits
-                tensors = _mlp(f"{place}self_gates.{key}.logits.", gate, selectors[0], experts)
+                tensors = mlp_tensors(
+                    f"{place}self_gates.{key}.logits.", gate, selectors[0], experts
+                )
                 self._add(
                     ("self gate", number, owner),
                     f"self gate of {self._words(words)}{level}",
@@ -268,7 +248,7 @@ class _Description:
             key = output.owner.key
             if key in fusion.projections:
                 name = f"extraction.fusions.{number}.projections.{key}.weight"
-                labels = (_units(wired.out_width, "units"), axes[output.previous])
+                labels = (units(wired.out_width, "units"), axes[output.previous])
                 self._add(
                     ("fusion", number, self._owner(output.owner)),
                     f"fusion of {self._words(output.owner)}{level}",
@@ -278,7 +258,8 @@ class _Description:
     def _expert_axis(self, wired: Any, banks: Sequence[int]) -> Axis:
         """The experts that a gate mixes."""
         labels = [
-            (self._owner(wired.banks[bank].owner), position)
+            # Experts of other widths start fresh, and so does what weighs them.
+            (self._owner(wired.banks[bank].owner), wired.banks[bank].hidden, position)
             for bank in banks
             for position in range(wired.banks[bank].experts)
         ]
@@ -286,13 +267,13 @@ class _Description:
 
     def _towers(self) -> None:
         towers = self._ranker.towers
-        stream = _units(self._ranker.extraction.out_width, "input columns")
+        stream = units(self._ranker.extraction.out_width, "input columns")
         for number, (task, tower) in enumerate(zip(self._with_tower, towers.towers, strict=True)):
             owner = self._owner(Owner("task", number))
             meaning = "value" if task.loss in _VALUE_LOSSES else task.loss
             count = tower.out.out_features
             outputs = Axis("outputs", tuple((meaning, count, i) for i in range(count)))
-            tensors = _mlp(f"towers.towers.{number}.", tower, stream, outputs)
+            tensors = mlp_tensors(f"towers.towers.{number}.", tower, stream, outputs)
             self._add(("tower", owner), f"tower of {task.name}", tensors)
             if str(number) in towers.transfers:
                 source = _renamed(str(task.transfer_from), self._renames.tasks)
@@ -300,28 +281,15 @@ class _Description:
                 tensors = {}
                 for name, layer in transfer.named_children():
                     assert isinstance(layer, nn.Linear)
-                    rows = _units(layer.out_features, "units")
-                    columns = _units(layer.in_features, "input columns")
+                    rows = units(layer.out_features, "units")
+                    columns = units(layer.in_features, "input columns")
                     where = f"towers.transfers.{number}.{name}."
                     tensors[f"{name}.weight"] = (f"{where}weight", (rows, columns))
                     tensors[f"{name}.bias"] = (f"{where}bias", (rows,))
                 title = f"transfer from {task.transfer_from} to {task.name}"
                 self._add(("transfer", owner, source), title, tensors)
 
-    @staticmethod
-    def _low_rank(place: str, maps: Any, columns: Axis) -> dict[str, tuple[str, tuple[Axis, ...]]]:
-        tensors: dict[str, tuple[str, tuple[Axis, ...]]] = {}
-        rank = _units(maps.downs[0].shape[0], "ranks")
-        for n in range(maps.maps):
-            tensors[f"downs.{n}"] = (f"{place}downs.{n}", (rank, columns))
-            tensors[f"ups.{n}"] = (f"{place}ups.{n}", (columns, rank))
-        for n in range(len(maps.biases)):
-            tensors[f"biases.{n}"] = (f"{place}biases.{n}", (columns,))
-        return tensors
-
-    def _add(
-        self, key: Hashable, title: str, tensors: dict[str, tuple[str, tuple[Axis, ...]]]
-    ) -> None:
+    def _add(self, key: Hashable, title: str, tensors: Tensors) -> None:
         self._parts.append(Part(key, title, tensors))
 
     def _dense(self) -> dict[str, Tensor]:
@@ -339,43 +307,6 @@ class _Description:
         assert described == shapes, {
             n for n in {*described, *shapes} if described.get(n) != shapes.get(n)
         }
-
-
-def _bank(place: str, bank: Any, inputs: Axis) -> dict[str, tuple[str, tuple[Axis, ...]]]:
-    experts = Axis("experts", tuple(range(bank.experts)))
-    tensors: dict[str, tuple[str, tuple[Axis, ...]]] = {}
-    for index, weight_EOI in enumerate(bank.weights):
-        units = _units(weight_EOI.shape[1], "units")
-        tensors[f"weights.{index}"] = (f"{place}weights.{index}", (experts, units, inputs))
-        for kind in ("biases", "norm_scales", "norm_shifts"):
-            if len(getattr(bank, kind)):
-                tensors[f"{kind}.{index}"] = (f"{place}{kind}.{index}", (experts, units))
-        if len(bank.moments):
-            for name in ("mean_EO", "variance_EO"):
-                where = f"moments.{index}.{name}"
-                tensors[where] = (f"{place}{where}", (experts, units))
-        inputs = units
-    return tensors
-
-
-def _mlp(
-    place: str, mlp: MLP, inputs: Axis, outputs: Axis
-) -> dict[str, tuple[str, tuple[Axis, ...]]]:
-    tensors: dict[str, tuple[str, tuple[Axis, ...]]] = {}
-    layers = [(f"hidden.{n}", layer) for n, layer in enumerate(mlp.hidden)] + [("out", mlp.out)]
-    for name, layer in layers:
-        assert isinstance(layer, nn.Linear)
-        units = outputs if name == "out" else _units(layer.out_features, "units")
-        tensors[f"{name}.weight"] = (f"{place}{name}.weight", (units, inputs))
-        if layer.bias is not None:
-            tensors[f"{name}.bias"] = (f"{place}{name}.bias", (units,))
-        inputs = units
-    return tensors
-
-
-def _units(count: int, name: str) -> Axis:
-    """Units that mean something in a layer of this width only."""
-    return Axis(name, tuple((count, i) for i in range(count)))
 
 
 def _renamed(name: str, renames: Mapping[str, str | None]) -> Hashable:

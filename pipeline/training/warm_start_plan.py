@@ -8,7 +8,8 @@ import numpy as np
 
 import ple
 from pipeline.config.init import InitConfig
-from pipeline.training.warm_start_parts import Axis, Described, Part, Renames
+from pipeline.training.warm_start_axes import Axis, Part
+from pipeline.training.warm_start_parts import Described, Renames
 from pipeline.training.warm_start_rows import RowMap, encoders_of, row_map
 
 Status = Literal["taken", "resized", "fresh"]
@@ -218,16 +219,15 @@ def _part(
         )
     copies, changes = [], []
     for role, (name, axes) in part.tensors.items():
-        given, given_axes = source.tensors[role]
+        theirs, given_axes = source.tensors[role]
         picks = tuple(_picks(a, b) for a, b in zip(axes, given_axes, strict=True))
         empty = [axis for axis, pick in zip(axes, picks, strict=True) if not (pick >= 0).any()]
         if empty:
-            detail = (
-                f"shape conflict: {role} is {list(there[given])} in the source, {list(here[name])} "
-                f"here, with no {empty[0].name} in common"
-            )
+            sizes = f"{list(there[theirs])} in the source, {list(here[name])} here"
+            conflict = "" if here[name] == there[theirs] else f"shape conflict: {role} is {sizes}, "
+            detail = f"{conflict}no {empty[0].name} in common"
             return Outcome(part.title, "fresh", detail, shapes=shapes)
-        copies.append(TensorCopy(name, given, picks))
+        copies.append(TensorCopy(name, theirs, picks))
         for axis, other, pick in zip(axes, given_axes, picks, strict=True):
             changes += _axis_change(axis, other, pick)
     detail = ", ".join(dict.fromkeys(changes))

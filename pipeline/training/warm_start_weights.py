@@ -215,10 +215,8 @@ class _Tensors:
             if len(data) != wanted:
                 raise CheckpointError(f"{self._store.name_of(part.file)}: the file ended early")
             read = torch.frombuffer(data, dtype=saved.dtype).reshape(bottom - top, *sizes[1:])
-            region = (slice(top - first, bottom - first),) + tuple(
-                slice(a, a + n) for a, n in zip(offsets[1:], sizes[1:], strict=True)
-            )
-            values[region] = read
+            others = [slice(a, a + n) for a, n in zip(offsets[1:], sizes[1:], strict=True)]
+            values[(slice(top - first, bottom - first), *others)] = read
         return values
 
 

@@ -142,6 +142,42 @@ print(json.dumps({{
     assert scored["convert"] == pytest.approx(metrics["convert"]["auc"], abs=1e-5)
 
 
+def test_a_run_starts_from_a_registered_version(
+    config: Path, two_workers: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Two tasks of three, one of them renamed, and a wider tower for the other."""
+    first, summary = two_workers
+    shutil.copy(first / "mlflow.db", tmp_path)
+    tree = yaml.safe_load(config.read_text())
+    tasks = {task["name"]: task for task in tree["tasks"]}
+    seen = tasks["click"] | {"name": "seen", "label": "click"}
+    tree |= {"name": "tuned", "tasks": [seen, tasks["like"] | {"tower_hidden": [5]}]}
+    tree |= {"init": {"tasks": {"seen": "click"}}}
+    tuned = tmp_path / "tuned.yaml"
+    tuned.write_text(yaml.safe_dump(tree))
+    storage, words = f"storage.path={tmp_path}", ["--config", str(tuned), "train.workers=1"]
+    source = ["--init-from", f"models:/clicklog/{summary['model_version']}"]
+    done = run_job("jobs.train", *words, storage, "init.tasks.seen=nothing", *source, check=False)
+    assert done.returncode == 1
+    assert "error: init.tasks.seen: the source has no 'nothing'; it has click" in done.stderr
+    done = run_job("jobs.train", *words, storage, *source, "--summary", f"{tmp_path}/s.json")
+    told = done.stdout + done.stderr
+    assert f"starting from models:/clicklog/{summary['model_version']}:" in told
+    assert "taken: table user_id" in told
+    assert "left out, not in this model: experts of convert" in told
+    outcome = json.loads((tmp_path / "s.json").read_text())
+    run = client(tmp_path).get_run(outcome["run_id"])
+    assert run.data.tags["init.from"] == f"models:/clicklog/{summary['model_version']}"
+    parts = json.loads(
+        (tmp_path / "artifacts" / outcome["run_id"] / "artifacts/init.json").read_text()
+    )
+    status = {part["part"]: part["status"] for part in parts["parts"]}
+    assert status["tower of seen"] == "taken"
+    assert status["tower of like"] == "fresh"
+    auc = outcome["splits"]["test"]["seen"]["auc"]
+    assert auc > summary["splits"]["test"]["click"]["auc"] - 0.02
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

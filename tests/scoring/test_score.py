@@ -14,6 +14,7 @@ from scored_output import output_rows, run_here, visible
 
 from pipeline.registry.uris import TrackingError
 from pipeline.scoring.errors import ScoringError
+from pipeline.scoring.item import note_attempt
 
 pytestmark = pytest.mark.slow
 SCORES = ["score_click", "score_buy", "score_spent"]
@@ -161,7 +162,7 @@ def test_another_job_is_refused(scoring, logs, tmp_path):
     with pytest.raises(ScoringError, match=r"scoring.keep was \['row'\], now it is \['user'\]"):
         scoring.score(folder, output, "resume", **(options | {"keep": ["user"]}))
     shutil.copy(folder / "dt=1/a.parquet", folder / "dt=1/c.parquet")
-    with pytest.raises(ScoringError, match="input file dt=1/c.parquet is new"):
+    with pytest.raises(ScoringError, match=r"input file dt=1/c.parquet is new"):
         scoring.score(folder, output, "resume", **options)
     (folder / "dt=1/c.parquet").unlink()
     # Fewer or more actors and rows at a time make no other job.
@@ -283,6 +284,22 @@ def test_rows_that_got_lost_fail_the_job(scoring, logs, tmp_path):
     with pytest.raises(ScoringError, match=words):
         scoring.score(folder, tmp_path / "scores", runner=forgetful, rows_per_file=200)
     assert not (tmp_path / "scores").exists()
+
+
+def test_a_piece_that_kills_its_actors_is_given_up(scoring, logs, tmp_path):
+    folder, _ = logs
+
+    def dying(model, task, items):
+        for _ in range(4):
+            note_attempt(task, items[1])
+        yield from ()
+
+    words = r"dt=1/a.parquet: 3 actors died while they scored rows 400 to 499, .*batch_rows"
+    with pytest.raises(ScoringError, match=words):
+        scoring.score(folder, tmp_path / "scores", runner=dying, rows_per_file=400)
+    # Started again, it gets as many attempts, and nothing of them is left in the end.
+    scoring.score(folder, tmp_path / "scores", "resume", rows_per_file=400)
+    assert not (tmp_path / "scores/_scoring").exists()
 
 
 def test_no_such_version(scoring, logs, tmp_path):

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 import yaml
 
+from pipeline.benchmark.faults_state import saved_state as saved_state
+from pipeline.benchmark.faults_state import timeless as timeless
 from pipeline.config import Experiment
 from pipeline.training.guard import Request
-
-# Times and speeds, which no two runs share.
-_TIMES = ("examples_per_second", "seconds", "elapsed")
 
 
 class StopAt:
@@ -107,34 +106,3 @@ def train_on(
         return train_worker(experiment, context, run_folder, listening, control), listening
     except TrainingStoppedError:
         return None, listening
-
-
-def saved_state(run_folder: Path, step: int) -> dict[str, Any]:
-    """All of a checkpoint but times: raw files of tensors, and plain trees."""
-    from pipeline.checkpoint.trees import decode_tree
-
-    folder = run_folder / "checkpoints" / f"step-{step:08}"
-    state: dict[str, Any] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name in ("marker.json", "sharding_plan.json"):
-            continue
-        data = path.read_bytes()
-        try:
-            state[path.name] = timeless(decode_tree(data))
-        except ValueError:
-            state[path.name] = data
-    return state
-
-
-def timeless(tree: Any) -> Any:
-    """A tree without times and speeds, tensors as bytes."""
-    if isinstance(tree, dict) and "counters" in tree:
-        # Rows of a shuffle block that is read again are counted again, except as rows.
-        tree = tree | {"counters": tree["counters"].get("rows")}
-    if isinstance(tree, dict):
-        return {k: timeless(v) for k, v in tree.items() if not any(t in k for t in _TIMES)}
-    if isinstance(tree, list | tuple):
-        return [timeless(item) for item in tree]
-    if isinstance(tree, torch.Tensor):
-        return (str(tree.dtype), tuple(tree.shape), tree.numpy().tobytes())
-    return tree

@@ -34,7 +34,7 @@ def write_logs(folder: Path, group_rows: int = 200) -> pa.Table:
     for name, rows in (("dt=1/a", days[0]), ("dt=2/a", days[1]), ("dt=2/b", days[1].slice(0, 0))):
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows, path, row_group_size=group_rows)
+        pq.write_table(rows, path, row_group_size=group_rows, write_page_checksum=True)
     (folder / "dt=2" / "_SUCCESS").touch()
     return pa.concat_tables(days)
 

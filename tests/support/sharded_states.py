@@ -124,30 +124,34 @@ class State:
         return {n: m for n, m in self.dmp.named_modules() if isinstance(m, ManagedIds)}
 
     def whole(self) -> dict[str, Tensor]:
-        """Every tensor put together on the chief, by torch and not by what is tested."""
-        import torch.distributed as dist
-        from torch.distributed._shard.sharded_tensor import ShardedTensor
-        from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+        return put_together(self.tensors())
 
-        parts = []
-        for name, value in flatten_state_dict(self.tensors())[0].items():
-            if isinstance(value, ShardedTensor):
-                for shard in value.local_shards():
-                    place = shard.metadata.shard_offsets
-                    parts.append((name, tuple(value.size()), place, shard.tensor.clone()))
-            else:
-                whole = value.detach().clone()
-                parts.append((name, tuple(whole.size()), [0] * whole.dim(), whole))
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, parts)
-        # What every worker has a copy of is taken from this one.
-        others = [p for rank, p in enumerate(gathered) if rank != dist.get_rank()]
-        found: dict[str, Tensor] = {}
-        for name, size, place, part in (p for of_rank in [*others, parts] for p in of_rank):
-            whole = found.setdefault(name, torch.full(size, -1, dtype=part.dtype))
-            region = tuple(slice(a, a + n) for a, n in zip(place, part.shape, strict=True))
-            whole[region] = part
-        return found
+
+def put_together(tree: dict[str, Any]) -> dict[str, Tensor]:
+    """Every tensor of nested dicts, whole, on every worker; by torch and not by what is tested."""
+    import torch.distributed as dist
+    from torch.distributed._shard.sharded_tensor import ShardedTensor
+    from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+
+    parts = []
+    for name, value in flatten_state_dict(tree)[0].items():
+        if isinstance(value, ShardedTensor):
+            for shard in value.local_shards():
+                place = shard.metadata.shard_offsets
+                parts.append((name, tuple(value.size()), place, shard.tensor.clone()))
+        else:
+            whole = value.detach().clone()
+            parts.append((name, tuple(whole.size()), [0] * whole.dim(), whole))
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, parts)
+    # What every worker has a copy of is taken from this one.
+    others = [p for rank, p in enumerate(gathered) if rank != dist.get_rank()]
+    found: dict[str, Tensor] = {}
+    for name, size, place, part in (p for of_rank in [*others, parts] for p in of_rank):
+        whole = found.setdefault(name, torch.full(size, -1, dtype=part.dtype))
+        region = tuple(slice(a, a + n) for a, n in zip(place, part.shape, strict=True))
+        whole[region] = part
+    return found
 
 
 def checkpoints_of(folder: str, name: str, state: State) -> Any:
