@@ -17,6 +17,12 @@ from pipeline.console import RunConsole, budget_line, metric_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    return run_job(lambda: train(args))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ends the process where it says what cannot be."""
     parser = argparse.ArgumentParser(prog="python -m jobs.train", description=__doc__)
     add_config_arguments(parser)
     add_plan_arguments(parser)
@@ -33,9 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="begin a new run with the weights of models:/NAME/VERSION, models:/NAME@ALIAS, the id "
         "of a run under storage.path, or the folder of a checkpoint",
     )
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    if args.resume and "=" in args.resume:  # a setting that follows --resume, and no run
+        args.overrides, args.resume = [args.resume, *args.overrides], ""
     check_plan_arguments(parser, args)
-    return run_job(lambda: train(args))
+    return args
 
 
 def train(args: argparse.Namespace) -> None:
@@ -50,6 +58,7 @@ def train(args: argparse.Namespace) -> None:
         return
     # Imported late: --print-config and a wrong config answer at once.
     from pipeline.registry.client import score_rows
+    from pipeline.registry.uris import TrackingError
     from pipeline.run import train_and_register
 
     console = RunConsole()
@@ -70,12 +79,13 @@ def train(args: argparse.Namespace) -> None:
         console.note("counted while reading, over all passes: " + ", ".join(counted))
     console.note(f"registered {version.name} version {version.version} (@{version.alias})")
     model_uri = f"models:/{version.name}@{version.alias}"
-    scores = score_rows(experiment, model_uri, outcome.examples)
-    console.table(
-        f"raw rows scored by {model_uri}",
-        ["row", *scores.columns],
-        [[str(i), *(f"{v:.4f}" for v in row)] for i, row in enumerate(scores.to_numpy())],
-    )
+    try:
+        scores = score_rows(experiment, model_uri, outcome.examples)
+    except TrackingError as error:  # what was to be done is done
+        console.note(f"no rows scored: {error}")
+    else:
+        rows = [[str(i), *(f"{v:.4f}" for v in row)] for i, row in enumerate(scores.to_numpy())]
+        console.table(f"raw rows scored by {model_uri}", ["row", *scores.columns], rows)
     console.note(f"open the MLflow page: {outcome.page}")
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from small_datasets import fit_one
 
 from pipeline.config.features import NumericFeature
 from pipeline.data.buckets import step_edges, value_steps
 from pipeline.data.manifest import DatasetError
 from pipeline.data.preparing.statistics import NumericStatistics
-from tests.support.small_datasets import fit_one
 
 
 def test_few_distinct_values_are_kept_with_their_rows() -> None:
