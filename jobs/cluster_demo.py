@@ -16,8 +16,8 @@ from jobs.common import run_job
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.cluster_demo", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rows", type=int, default=200_000, help="training rows")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over them")
+    parser.add_argument("--rows", type=int, default=120_000, help="training rows")
+    parser.add_argument("--epochs", type=int, default=2, help="passes over them")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="where logs stay; absent = removed at the end"
     )

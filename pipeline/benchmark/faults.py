@@ -111,12 +111,14 @@ def measure_faults(
     Raises:
         FaultsError: a kind that the form cannot inject.
     """
-    root = Path(tempfile.mkdtemp(prefix="ple-faults-", dir=folder))
     console = RunConsole()
     made, known = _trials(form)
     chosen = [kind for kind in known if kinds is None or kind in kinds]
     if not chosen or set(kinds or ()) - set(known):
         raise FaultsError(f"--kinds {','.join(kinds or ())}: --form {form} has {','.join(known)}")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix="ple-faults-", dir=folder))
     runs = made(root, chosen)
     try:
         done = run_trials(runs, runs.untouched(), trials, seed, chosen, console)
