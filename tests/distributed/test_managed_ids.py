@@ -114,7 +114,7 @@ def test_the_artifact_scores_as_the_trainer_did(
     from pipeline.config import load_experiment
     from pipeline.data.fitting import fit_transforms
     from pipeline.data.manifest import load_manifest
-    from pipeline.registry.artifact import TrainedRanker, save_bundle
+    from pipeline.registry.bundle import TrainedRanker, save_bundle
     from pipeline.registry.scorer import RowScorer
 
     experiment = load_experiment(folder / "experiment.yaml")
