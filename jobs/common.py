@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.stopping import INTERRUPTED, RunStopped
+from pipeline.cluster.stopping import INTERRUPTED, RunStopped, leave
 
 
 class SummaryError(OSError):
@@ -52,6 +52,10 @@ def run_job(job: Callable[[], None]) -> int:
     Exit status: 0 done, 1 refused or failed with a reason, 3 stopped on request with a checkpoint
     from which ``--resume`` goes on, 130 interrupted before there was one.
     """
+    return leave(_status_of(job))
+
+
+def _status_of(job: Callable[[], None]) -> int:
     quieten_libraries()
     try:
         job()

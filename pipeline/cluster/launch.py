@@ -16,7 +16,7 @@ from pipeline.cluster.board import BoardLine, News, Posting, Stopped, open_board
 from pipeline.cluster.failure import Failure
 from pipeline.cluster.nodes import even_local_size, worker_environment, worker_resources
 from pipeline.cluster.session import Placement
-from pipeline.cluster.stopping import StopSignals
+from pipeline.cluster.stopping import TRAINING_THREAD, StopSignals
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
 from pipeline.config.locations import inside
@@ -27,6 +27,8 @@ from pipeline.training.report import Progress, SilentReporter, TrainingResult
 _POLL_SECONDS = 0.5
 # Of the time to stop in, what the driver itself needs at the end.
 _DRIVER_SECONDS = 10.0
+# How long Ray Train may take to notice that the workers have ended.
+_NOTICE_SECONDS = 20.0
 
 
 class WorkersFailedError(RuntimeError):
@@ -148,14 +150,17 @@ def _wait(
         news: News = ray.get(board.take.remote())
         listener.hear(news)
         if news.stopped is not None:
+            fit.ended.wait(min(_NOTICE_SECONDS, 0.5 * signals.seconds_left))
             return news.stopped
         if asked and not news.entered:
+            fit.ended.wait(min(_NOTICE_SECONDS, 0.5 * signals.seconds_left))
             return Stopped(0, saved=False)
         if ended and isinstance(fit.error, ray.exceptions.RayActorError) and restarts:
             # Ray Train's controller died, and the workers with it.
             restarts -= 1
             fit = start()
         elif news.over or (ended and fit.error is not None):
+            fit.ended.wait(_NOTICE_SECONDS)
             raise WorkersFailedError(ray.get(board.why.remote(str(fit.error)))) from fit.error
         elif ended:
             result: TrainingResult | None = ray.get(board.result.remote())
@@ -172,7 +177,7 @@ class _Fit:
         self.ended = threading.Event()
         self.error: Exception | None = None
         self._trainer = trainer
-        threading.Thread(target=self._run, name="ray-train", daemon=True).start()
+        threading.Thread(target=self._run, name=TRAINING_THREAD, daemon=True).start()
 
     def _run(self) -> None:
         try:

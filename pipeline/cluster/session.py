@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ray
 
 from pipeline.cluster.nodes import alive_nodes, check_nodes
+from pipeline.cluster.stopping import still_waited_for
 from pipeline.config import ConfigError, Experiment
 from pipeline.config.features import MAP_BUCKETS
 from pipeline.config.schema import RayConfig
@@ -77,7 +78,8 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        if not still_waited_for():
+            ray.shutdown()
 
 
 def resolve_placement(experiment: Experiment) -> Placement:

@@ -11,6 +11,23 @@ from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOPPED, INTERRUPTED = 3, 130
+# The thread in which Ray Train's blocking call waits for the workers.
+TRAINING_THREAD = "ray-train"
+
+
+def still_waited_for() -> bool:
+    """Whether Ray Train's call goes on in its thread: Ray must not be shut down under it, which
+    would end the process then and there with a status of Ray's own."""
+    return any(thread.name == TRAINING_THREAD for thread in threading.enumerate())
+
+
+def leave(status: int) -> int:
+    """The exit status of the process; ends it at once if Ray Train's call was left behind."""
+    if still_waited_for():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 class RunStopped(KeyboardInterrupt):
