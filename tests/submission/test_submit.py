@@ -36,7 +36,7 @@ def dashboard(cluster: LocalCluster, path: str) -> Any:
     """What the dashboard answers to one who has the token."""
     token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     headers = {"Authorization": f"Bearer {token}"}
-    answer = requests.get(cluster.address + path, headers=headers, timeout=30)
+    answer = requests.get(cluster.address + path, headers=headers, timeout=120)
     answer.raise_for_status()
     return answer.json()
 
@@ -96,12 +96,14 @@ def test_ctrl_c_leaves_the_job_running_and_stop_ends_it(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A test run in the background hands down that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert following.stdout is not None
     while "Running entrypoint" not in (line := following.stdout.readline()):
         assert line, following.communicate()
     following.send_signal(signal.SIGINT)
-    _, told = following.communicate(timeout=30)
+    _, told = following.communicate(timeout=120)
     assert following.returncode == 130
     job_id = told.partition("submitted ")[2].partition(" to ")[0]
     assert f"{job_id} goes on without being followed" in told
