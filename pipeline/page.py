@@ -17,7 +17,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1100px;
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e2e2e2; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid #e2e2e2; }
 th { border-bottom: 2px solid #999; } th:first-child, td:first-child { text-align: left; }
 ul.remarks { list-style: none; padding: 0; }
 ul.remarks li { border-left: 5px solid #bbb; padding: .15rem .8rem; margin: .4rem 0; }

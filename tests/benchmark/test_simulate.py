@@ -16,7 +16,7 @@ def test_a_terabyte_on_sixteen_gpus() -> None:
     parts = figures["parts_ms"]
     assert figures["step_ms"] == pytest.approx(sum(parts.values()))
     assert figures["examples_per_second"] == pytest.approx(65_536e3 / figures["step_ms"])
-    # 26 tables of 24 and 13 numbers: 16 experts of 637 → 1024 → 512, then 512 → 512 → 256, and the rest.
+    # 26 tables of 24 and 13 numbers: 16 experts of 637 → 1024 → 512, then 512 → 512 → 256.
     experts = 16 * (637 * 1024 + 1024 * 512 + 512 * 512 + 512 * 256)
     towers = 3 * (256 * 256 + 256 * 128 + 128)
     least = 3 * 2 * (experts + towers) * 4096 / ASSUMPTIONS["dense_flops_per_second"] * 1e3
