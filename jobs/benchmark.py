@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.common import add_summary_argument, check_summary, run_job, write_summary
+from jobs.common import add_summary_argument, run_job
+from jobs.summary import check_summary, write_summary
 from pipeline.benchmark import parts
 from pipeline.console import RunConsole
 

@@ -1,19 +1,13 @@
 """What the jobs share: arguments, errors that end a job, the summary file."""
 
 import argparse
-import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline.cluster.stopping import INTERRUPTED, RunStopped, leave
-
-
-class SummaryError(OSError):
-    """The summary file cannot be written."""
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,27 +70,3 @@ def _status_of(job: Callable[[], None]) -> int:
 def _with_notes(error: BaseException) -> str:
     """What an error says, and what was noted on its way up."""
     return "; ".join([str(error), *getattr(error, "__notes__", [])])
-
-
-def check_summary(path: Path | None) -> None:
-    """Makes sure, before any work, that the summary can be written. Raises SummaryError."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        partial = path.with_name(path.name + ".partial")
-        partial.touch()
-        partial.unlink()
-    except OSError as error:
-        raise SummaryError(f"--summary {path}: cannot be written: {error}") from error
-
-
-def write_summary(path: Path | None, tree: dict[str, Any]) -> None:
-    """Writes the summary whole or not at all."""
-    if path is None:
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(tree, indent=1) + "\n")
-    partial.replace(path)

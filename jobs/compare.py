@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from jobs.common import add_config_arguments, check_summary, run_job, write_summary
+from jobs.common import add_config_arguments, run_job
+from jobs.summary import check_summary, write_summary
 from pipeline.config import load_experiment, resolved_yaml
 from pipeline.config.model import Kind
 from pipeline.console import RunConsole

@@ -2,7 +2,7 @@
 
 import argparse
 
-from jobs.common import write_summary
+from jobs.summary import write_summary
 from pipeline.config import Experiment
 from pipeline.config.load import with_absolute_paths
 from pipeline.console import RunConsole

@@ -7,7 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.common import add_summary_argument, check_summary, run_job, write_summary
+from jobs.common import add_summary_argument, run_job
+from jobs.summary import check_summary, write_summary
 from pipeline.config.locations import mask
 from pipeline.data.manifest import MANIFEST_NAME, load_manifest
 from pipeline.data.preparing.prepare import prepare

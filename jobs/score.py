@@ -14,7 +14,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.common import add_summary_argument, check_summary, run_job, write_summary
+from jobs.common import add_summary_argument, run_job
+from jobs.summary import check_summary, write_summary
 from pipeline.config import ConfigError, load_experiment
 from pipeline.config.load import with_absolute_paths
 from pipeline.config.scoring_job import load_scoring

@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.common import add_config_arguments, check_summary, run_job, write_summary
+from jobs.common import add_config_arguments, run_job
 from jobs.plan_arguments import add_plan_arguments, check_plan_arguments, show_plan, with_profile
+from jobs.summary import check_summary, write_summary
 from pipeline.config import load_experiment, resolved_yaml
 from pipeline.console import RunConsole, budget_line, metric_table
 
