@@ -40,10 +40,6 @@ class Interval:
     def shifted(self, by: float) -> "Interval":
         return Interval(self.low + by, self.high + by)
 
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
-
 
 class RankedRows:
     """Rows of both classes, ranked once by one version's scores.

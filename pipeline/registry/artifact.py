@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
@@ -28,6 +29,8 @@ from pipeline.registry.quantise import quantisation_cost
 from pipeline.registry.tracking import Tracker, evaluation_values
 
 CARD_FILE = "model_card.md"
+# A tag: the registry does not give back which logged model a version is of.
+_MODEL_ID = "model_id"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ def register_model(
 ) -> RegisteredVersion:
     """Logs the model with the run, checks it, registers it as a new version, moves the alias.
 
+    A run that was killed after its version was created, and resumed, gets that version and no
+    second one.
+
     Args:
         tracker: the open run.
         experiment, transforms, manifest, state, step: see :class:`TrainedRanker`.
@@ -80,6 +86,14 @@ def register_model(
     trained = TrainedRanker(experiment, transforms, manifest, state, step)
     name, alias = registered_name(experiment), experiment.mlflow.alias
     precision = experiment.artifact.table_precision
+    tags = {"dataset.digest": manifest.digest, "step": str(step), "table_precision": precision}
+    with tracker.errors(f"look for a version of {name!r}"):
+        made = _made_before(tracker, name, tags)
+        if made is not None:
+            tracker.client.set_registered_model_alias(name, alias, made.version)
+            return RegisteredVersion(
+                f"models:/{name}/{made.version}", name, str(made.version), alias, made.tags[_MODEL_ID]
+            )
     cost = None if precision == "fp32" else quantisation_cost(trained, precision)
     evidence = Evidence(metrics, diagnostics or {}, cost)
     with tracker.errors(f"register a version of {name!r}"):
@@ -91,7 +105,7 @@ def register_model(
         }
         _log_model_metrics(tracker, logged.model_id, values, step)
         description = short_description(experiment, manifest, evidence, tracker.run_id)
-        version = _create_version(tracker, name, logged, description, manifest.digest)
+        version = _create_version(tracker, name, logged, description, tags)
         tracker.client.set_registered_model_alias(name, alias, version)
     tracker.log_text(model_card(experiment, manifest, evidence, tracker.run_id), CARD_FILE)
     return RegisteredVersion(f"models:/{name}/{version}", name, version, alias, logged.model_id)
@@ -151,8 +165,14 @@ def _log_model_metrics(
     tracker.client.log_batch(tracker.run_id, metrics=logged)
 
 
+def _made_before(tracker: Tracker, name: str, tags: Mapping[str, str]) -> ModelVersion | None:
+    """The version this run has made of these weights already."""
+    found = tracker.client.search_model_versions(f"name='{name}' and run_id='{tracker.run_id}'")
+    return next((v for v in found if tags.items() <= v.tags.items()), None)
+
+
 def _create_version(
-    tracker: Tracker, name: str, logged: LoggedModel, description: str, digest: str
+    tracker: Tracker, name: str, logged: LoggedModel, description: str, tags: Mapping[str, str]
 ) -> str:
     try:
         tracker.client.create_registered_model(name)
@@ -166,6 +186,6 @@ def _create_version(
         run_id=tracker.run_id,
         model_id=logged.model_id,
         description=description,
-        tags={"dataset.digest": digest},
+        tags={**tags, _MODEL_ID: logged.model_id},
     )
     return str(created.version)

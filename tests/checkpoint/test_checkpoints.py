@@ -50,6 +50,16 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert not again.skipped
 
 
+def test_a_fault_of_the_thread_is_no_commit(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    with mock.patch.object(Checkpoints, "_write", side_effect=ZeroDivisionError):
+        checkpoints.save(SmallState(3), step=3)
+        with pytest.raises(ZeroDivisionError):
+            checkpoints.wait()
+    save(checkpoints, 3)
+    assert saved_steps(tmp_path) == [3]
+
+
 def test_what_is_saved_is_the_state_when_save_was_called(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
     state = SmallState(1)

@@ -45,6 +45,7 @@ class Job:
         command = [sys.executable, "-m", "jobs.train", "--config", str(config), *words]
         self.storage = storage
         self.output = storage.parent / f"{storage.name}.log"
+        self._first = (last_checkpoint(str(storage / self.run.run_id)) or 0) if self.run else 0
         with self.output.open("a") as log:
             self.process = subprocess.Popen(
                 [*command, f"storage.path={storage}"],
@@ -58,15 +59,15 @@ class Job:
     def run(self) -> RunFile | None:
         return run_to_resume(str(self.storage), "clicklog", None)
 
-    def wait_for(self, step: int) -> "Job":
-        """Until a checkpoint of that step or a later one stands."""
+    def wait_for(self, steps: int) -> "Job":
+        """Until it has saved a checkpoint so many steps after the one it began with."""
         until = time.monotonic() + 300
         while time.monotonic() < until:
             assert self.process.poll() is None, self.output.read_text()
             run = self.run
             if run is not None:
                 last = last_checkpoint(str(self.storage / run.run_id))
-                if last is not None and last >= step:
+                if last is not None and last >= self._first + steps:
                     return self
             time.sleep(0.02)
         raise AssertionError(self.output.read_text())
@@ -126,14 +127,14 @@ def test_stopped_killed_and_killed_again_it_ends_as_if_nothing_had_happened(
     stopped = int(tracked.data.tags["stopped.step"])
     assert f"the checkpoint of step {stopped} stands: go on with --resume" in job.output.read_text()
 
-    job = Job(config, storage, "--resume").wait_for(stopped + 20)
+    job = Job(config, storage, "--resume").wait_for(10)
     workers = job.workers()
     job.process.kill()
     job.process.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
 
-    job = Job(config, storage, "--resume", run.run_id).wait_for(stopped + 40)
+    job = Job(config, storage, "--resume", run.run_id).wait_for(10)
     job.workers()[1].kill()
     assert job.end() == 0, job.output.read_text()
     assert re.search(r"restart 1 of 3: worker\(s\) [01] of 2 died", job.output.read_text())

@@ -211,6 +211,20 @@ def test_a_second_registration_moves_the_alias(registered, trained):
     client.set_registered_model_alias("shop.ranker", "candidate", registered.version.version)
 
 
+def test_a_run_that_comes_again_gets_the_version_it_made(trained):
+    experiment = trained.experiment.model_copy(
+        update={"mlflow": trained.experiment.mlflow.model_copy(update={"model_name": "again"})}
+    )
+    with Tracker.start(experiment, trained.manifest) as tracker:
+        first = trained.register(tracker, experiment)
+        assert trained.register(tracker, experiment) == first
+        fp16 = experiment.artifact.model_copy(update={"table_precision": "fp16"})
+        other = trained.register(tracker, experiment.model_copy(update={"artifact": fp16}))
+    with Tracker.start(experiment, trained.manifest) as tracker:
+        another_run = trained.register(tracker, experiment)
+    assert [v.version for v in (first, other, another_run)] == ["1", "2", "3"]
+
+
 def test_rows_scored_through_the_registry(registered, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)

@@ -70,6 +70,8 @@ def s3_server() -> Iterator[S3Server]:
             host, port = server.get_host_and_port()
             found = S3Server(f"{host}:{port}")
             found.filesystem.create_dir(BUCKET)
+            # Servers of one process share their buckets, the ended ones too.
+            empty_bucket(found)
             yield found
         finally:
             server.stop()
