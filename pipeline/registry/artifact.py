@@ -92,7 +92,11 @@ def register_model(
         if made is not None:
             tracker.client.set_registered_model_alias(name, alias, made.version)
             return RegisteredVersion(
-                f"models:/{name}/{made.version}", name, str(made.version), alias, made.tags[_MODEL_ID]
+                f"models:/{name}/{made.version}",
+                name,
+                str(made.version),
+                alias,
+                made.tags[_MODEL_ID],
             )
     cost = None if precision == "fp32" else quantisation_cost(trained, precision)
     evidence = Evidence(metrics, diagnostics or {}, cost)
