@@ -8,6 +8,7 @@ Shape suffixes: B rows, D sum of the tables' widths.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCo
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from ple.managed_ids import managed_collection
+from ple.started_ids import StartedIds
 from ple.tables import FeatureTable, check_tables
 
 _POOLINGS = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
@@ -44,6 +46,7 @@ class FeatureEmbeddings(nn.Module):
         managed: collections of the tables with a map, one for each view that has any.
         width: D, the sum of a view's widths.
         views: number of feature vectors.
+        watch: if set, told of what each collection gives, as it gives it.
 
     Raises:
         ValueError: a table cannot be built; the message names it.
@@ -67,7 +70,25 @@ class FeatureEmbeddings(nn.Module):
         self._managed_keys = [
             {t.feature: f"{t.feature}@{t.name}" for t in part} for part in managed if part
         ]
+        self.watch: Callable[[Any], None] | None = None
         self._plain_features = list(dict.fromkeys(t.feature for t in plain if not t.weighted))
+
+    def start(
+        self,
+        ids: KeyedJaggedTensor | None,
+        weighted_ids: KeyedJaggedTensor | None,
+        stream: torch.cuda.Stream | None = None,
+    ) -> StartedIds | None:
+        """Sends ids ahead; the forward pass takes the result in place of ``ids``.
+
+        Only for sharded collections. None where tables have a map: their rows are found in the
+        order of steps.
+        """
+        if self.managed:
+            return None
+        parts = {"ids": (self.unweighted, ids), "weighted_ids": (self.weighted, weighted_ids)}
+        used: Any = {name: part for name, part in parts.items() if part[0] is not None}
+        return StartedIds(used, stream)
 
     def forward(
         self, ids: KeyedJaggedTensor | None, weighted_ids: KeyedJaggedTensor | None
@@ -82,7 +103,9 @@ class FeatureEmbeddings(nn.Module):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
 
     def pieces(
-        self, ids: KeyedJaggedTensor | None, weighted_ids: KeyedJaggedTensor | None
+        self,
+        ids: KeyedJaggedTensor | StartedIds | None,
+        weighted_ids: KeyedJaggedTensor | None,
     ) -> list[list[Tensor]]:
         """For each view the tensors whose concatenation along dimension 1 is its feature vector.
 
@@ -92,20 +115,25 @@ class FeatureEmbeddings(nn.Module):
         # DistributedModelParallel a result is an awaitable, and touching it waits.
         results: list[KeyedTensor] = []
         managed: list[KeyedTensor] = []
-        plain_ids = ids
+        started = ids if isinstance(ids, StartedIds) else None
+        plain_ids = None if isinstance(ids, StartedIds) else ids
         if self.managed:
-            if ids is None:
+            if plain_ids is None:
                 raise ValueError("`ids` is None, but there are tables that need it")
-            managed = self._managed_results(ids)
-            plain_ids = _only(ids, self._plain_features)
+            managed = self._managed_results(plain_ids)
+            plain_ids = _only(plain_ids, self._plain_features)
         for name, collection, given in (
             ("ids", self.unweighted, plain_ids),
             ("weighted_ids", self.weighted, weighted_ids),
         ):
-            if collection is not None:
-                if given is None:
-                    raise ValueError(f"`{name}` is None, but there are tables that need it")
-                results.append(collection(given))
+            if collection is None:
+                continue
+            if started is not None:
+                results.append(self._watched(started.look_up(name)))
+            elif given is not None:
+                results.append(self._watched(collection(given)))
+            else:
+                raise ValueError(f"`{name}` is None, but there are tables that need it")
         alone = self.views == 1 and not managed and len(results) == 1
         if alone and results[0].keys() == self._keys:
             return [[results[0].values()]]
@@ -127,9 +155,14 @@ class FeatureEmbeddings(nn.Module):
 
     def _managed_results(self, ids: KeyedJaggedTensor) -> list[KeyedTensor]:
         return [
-            collection(_only(ids, list(keys)))[0]
+            self._watched(collection(_only(ids, list(keys))))[0]
             for collection, keys in zip(self.managed, self._managed_keys, strict=True)
         ]
+
+    def _watched(self, result: Any) -> Any:
+        if self.watch is not None:
+            self.watch(result)
+        return result
 
 
 def _only(ids: KeyedJaggedTensor, features: list[str]) -> KeyedJaggedTensor:

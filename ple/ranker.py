@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # A served model has plain tables, and no TorchRec beside it.
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
     from ple.embeddings import FeatureEmbeddings
+    from ple.started_ids import StartedIds
 
 # Matrix products are fastest when the width is a multiple of this (cache lines, tensor cores).
 WIDTH_MULTIPLE = 64
@@ -147,7 +148,7 @@ class Ranker(nn.Module):
     @overload
     def forward(
         self,
-        ids: "KeyedJaggedTensor | FeatureIds | None",
+        ids: "KeyedJaggedTensor | StartedIds | FeatureIds | None",
         weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: Literal[False] = False,
@@ -158,7 +159,7 @@ class Ranker(nn.Module):
     @overload
     def forward(
         self,
-        ids: "KeyedJaggedTensor | FeatureIds | None",
+        ids: "KeyedJaggedTensor | StartedIds | FeatureIds | None",
         weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: Literal[True],
@@ -167,7 +168,7 @@ class Ranker(nn.Module):
     @overload
     def forward(
         self,
-        ids: "KeyedJaggedTensor | FeatureIds | None",
+        ids: "KeyedJaggedTensor | StartedIds | FeatureIds | None",
         weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: Literal[False] = False,
@@ -178,7 +179,7 @@ class Ranker(nn.Module):
 
     def forward(
         self,
-        ids: "KeyedJaggedTensor | FeatureIds | None",
+        ids: "KeyedJaggedTensor | StartedIds | FeatureIds | None",
         weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
         return_gates: bool = False,
@@ -189,7 +190,8 @@ class Ranker(nn.Module):
         :class:`ple.heads.Heads` makes losses and predictions of them.
 
         Args:
-            ids, weighted_ids: see :meth:`ple.embeddings.FeatureEmbeddings.forward`; over
+            ids, weighted_ids: see :meth:`ple.embeddings.FeatureEmbeddings.forward`; what
+                ``embeddings.start`` gave of both, and None; over
                 :class:`ple.serving_tables.ServingTables` all ids, and None.
             dense_BN: dense columns; [B, 0] if there are none.
             return_gates: also return the gate weights, detached, since they are for looking at:
@@ -242,7 +244,7 @@ class Ranker(nn.Module):
 
     def features(
         self,
-        ids: "KeyedJaggedTensor | FeatureIds | None",
+        ids: "KeyedJaggedTensor | StartedIds | FeatureIds | None",
         weighted_ids: "KeyedJaggedTensor | None",
         dense_BN: Tensor,
     ) -> list[Tensor]:

@@ -298,20 +298,36 @@ class EpochBatches(Iterator[Batch]):
     def __init__(self, loader: BatchLoader, reading: ReadAhead[_Made]) -> None:
         self._loader = loader
         self._reading = reading
+        self._next: _Made | None = None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
         """Raises DatasetError where the data cannot be used, or too much of it is lost."""
+        if self.peek() is None:
+            raise StopIteration
+        made, self._next = self._next, None
+        assert made is not None
         try:
-            made = self._reading.get()
-            if made is not None:
-                return self._loader._take(made)
+            return self._loader._take(made)
         except BaseException:
             self.close()
             raise
-        raise StopIteration
+
+    def peek(self) -> Batch | None:
+        """The batch that comes next, None at the end. It is in no books before it is handed out.
+
+        Raises:
+            DatasetError: the data cannot be used.
+        """
+        if self._next is None:
+            try:
+                self._next = self._reading.get()
+            except BaseException:
+                self.close()
+                raise
+        return None if self._next is None else self._next.batch
 
     def close(self) -> None:
         self._reading.close()

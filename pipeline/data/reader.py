@@ -15,7 +15,7 @@ from pipeline.data.shard_files import DECODE_ERRORS, REMEDY, ShardFiles
 
 # Row groups up to READ_ROWS are decoded whole, small ones of a file together up to that size,
 # larger ones in slices of SLICE_ROWS.
-READ_ROWS = 65_536
+READ_ROWS = 131_072
 SLICE_ROWS = 16_384
 # Decoded pieces, of tiny files, are joined up to this size before they are encoded.
 _JOIN_ROWS = 4_096

@@ -11,6 +11,7 @@ from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.metrics import MetricOptions
 from pipeline.evaluation.selection import BestEvaluation, selection_metric
 from pipeline.model import build_heads, build_ranker
+from pipeline.training.ahead import Ahead
 from pipeline.training.clock import PhaseClock
 from pipeline.training.data_account import DataAccount
 from pipeline.training.evaluate import Evaluator
@@ -89,7 +90,10 @@ class TrainingParts:
             measure_every=train.log_every,
             guard=self.guard,
         )
-        self.train_step = TrainStep(self.model, self.optimizers, self.joint_loss, self.clock)
+        self.ahead = Ahead(self.model.module.embeddings, context.device, self.clock)
+        self.train_step = TrainStep(
+            self.model, self.optimizers, self.joint_loss, self.clock, self.ahead
+        )
         slices = load_slices(dataset) if experiment.evaluation.slices else ()
         options = MetricOptions.of(experiment.evaluation, slices)
         self.evaluator = Evaluator(self.model, self.tasks, options, context.device)

@@ -20,7 +20,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
-from torchrec.distributed.mc_embeddingbag import ShardedManagedCollisionEmbeddingBagCollection
 from torchrec.distributed.types import Awaitable
 
 import ple
@@ -35,7 +34,6 @@ DENSE_BACKWARD = "dense backward"
 COMMUNICATION = "communication"
 OPTIMIZER = "optimizer"
 
-_COLLECTIONS = (ShardedEmbeddingBagCollection, ShardedManagedCollisionEmbeddingBagCollection)
 # Steps before the trace: allocations and buckets of the first are not those of all others.
 _WARM_UP_STEPS = 5
 _SHOWN_OPERATIONS = 40
@@ -46,8 +44,8 @@ def watch_step(ranker: ple.Ranker, clock: PhaseClock) -> None:
     for module in ranker.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
             _watch_lookups(module, clock)
-        if isinstance(module, _COLLECTIONS):
-            module.register_forward_hook(_leaves_collection(clock))
+    if isinstance(ranker.embeddings, ple.FeatureEmbeddings):
+        ranker.embeddings.watch = _leaves_collection(clock)
     first = list(ranker.crosses) or [ranker.extraction]
     for module in first:
         module.register_forward_pre_hook(_enters_dense_part(clock))
@@ -69,7 +67,7 @@ def _watch_lookups(collection: ShardedEmbeddingBagCollection, clock: PhaseClock)
         lookup.register_forward_hook(looked_up)
 
 
-def _leaves_collection(clock: PhaseClock) -> Callable[[nn.Module, Any, Any], None]:
+def _leaves_collection(clock: PhaseClock) -> Callable[[Any], None]:
     def have_come(embeddings: Any) -> Any:
         clock.lap(COMMUNICATION)
         keyed = embeddings[0] if isinstance(embeddings, tuple) else embeddings
@@ -78,7 +76,7 @@ def _leaves_collection(clock: PhaseClock) -> Callable[[nn.Module, Any, Any], Non
             values_BD.register_hook(_lap(clock, EMBEDDING_BACKWARD))
         return embeddings
 
-    def leaves(_module: nn.Module, _args: Any, result: Any) -> None:
+    def leaves(result: Any) -> None:
         clock.lap(COMMUNICATION)
         on_their_way = result[0] if isinstance(result, tuple) else result
         if isinstance(on_their_way, Awaitable):

@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torchrec.distributed import DistributedModelParallel
 
 from pipeline.data.batch import Batch
+from pipeline.training.ahead import Ahead
 from pipeline.training.balance_figures import BalanceFigures
 from pipeline.training.clock import PhaseClock
 from pipeline.training.errors import TrainingError
@@ -30,6 +31,7 @@ class TrainStep:
         optimizers: of its dense part and its tables.
         joint_loss: what is minimised.
         clock: told how long each phase takes.
+        ahead: what sends ids of batches ahead; absent = nobody does.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class TrainStep:
         optimizers: Optimizers,
         joint_loss: JointLoss,
         clock: PhaseClock,
+        ahead: Ahead | None = None,
     ) -> None:
         self._model = model
+        self._ahead = ahead
         self._ranker = model.module
         self._optimizers = optimizers
         self._joint_loss = joint_loss
@@ -76,7 +80,9 @@ class TrainStep:
         clock.lap(COMMUNICATION)
         self._optimizers.prepare(step)
         clock.lap(OPTIMIZER)
-        features = batch.ids, batch.weighted_ids, batch.dense_BN
+        ahead = self._ahead
+        ids = (batch.ids, batch.weighted_ids) if ahead is None else ahead.ids_of(batch)
+        features = *ids, batch.dense_BN
         real_B = (batch.weights_BT != 0).any(1) if self._ranker.batch_statistics else None
         # Laps within the two passes are taken by hooks, see watch_step.
         if joint_loss.wants_boundary:
@@ -86,6 +92,9 @@ class TrainStep:
         if self._ranker.gate_l2:
             loss = loss + self._ranker.penalty()
         clock.lap(DENSE_FORWARD)
+        if ahead is not None:
+            ahead.send()
+            clock.lap(COMMUNICATION)
         loss.backward()
         clock.lap(self._end_of_backward)
         self._optimizers.step()

@@ -88,8 +88,7 @@ class Trainer(TrainingParts):
         batches = loader.epoch(epoch)
         if epoch + 1 < self.experiment.train.epochs:
             loader.prime(epoch + 1)
-        for batch in self.clock.waiting("data wait", batches):
-            yield batch.to(self.context.device, non_blocking=True)
+        return self.ahead.over(batches)
 
     def _resume(self) -> None:
         saved = self._checkpoints.newest()

@@ -32,6 +32,24 @@ def test_the_sources_of_a_batch(
         assert found == {path: sorted(groups) for path, groups in sorted(expected.items())}
 
 
+def test_a_batch_that_is_looked_at_is_in_no_books(tmp_path: Path) -> None:
+    manifest = numbered_dataset(tmp_path, SHARDS)
+    expected = [rows_of(batch) for batch in numbered_loader(tmp_path, manifest).epoch(0)]
+    loader = numbered_loader(tmp_path, manifest)
+    batches = loader.epoch(0)
+    seen = []
+    while (looked_at := batches.peek()) is not None:
+        books, cursor = loader.books(), loader.state_dict()
+        assert books["counters"].get("rows", 0) == sum(map(len, seen))
+        assert cursor["step"] == len(seen)
+        assert batches.peek() is looked_at
+        assert next(batches) is looked_at
+        seen.append([row for row in rows_of(looked_at) if row >= 0])
+    assert next(batches, None) is None
+    assert seen == [[row for row in rows if row >= 0] for rows in expected]
+    assert loader.books()["counters"]["rows"] == 175
+
+
 def test_books_go_on_and_add_up(tmp_path: Path) -> None:
     manifest = numbered_dataset(tmp_path, SHARDS)
     first, second, merged = (numbered_loader(tmp_path, manifest) for _ in range(3))

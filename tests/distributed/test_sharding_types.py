@@ -5,6 +5,8 @@ compared with table-wise on one worker, which tests/distributed/test_sharded_tra
 with plain torch.
 """
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -74,12 +76,41 @@ def build() -> ple.Ranker:
     )
 
 
+# These train a second time, every id sent within the step that needs it.
+IN_THE_STEP = [case for case in EXACT if case[1] == "adagrad"]
+
+
 def train_all(rank: int, world_size: int) -> dict[Any, dict[str, Any]]:
-    return {case: train_case(rank, world_size, *case) for case in [*EXACT, *QUANTISED]}
+    found = {case: train_case(rank, world_size, *case) for case in [*EXACT, *QUANTISED]}
+    for case in IN_THE_STEP:
+        found[*case, "in the step"] = train_case(rank, world_size, *case, ahead=False)
+    return found
+
+
+class Batches(Iterator[Any]):
+    """Batches as a reader gives them: the next one may be looked at."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._left = deque(batches)
+        self.handed_out = 0
+
+    def peek(self) -> Any:
+        return self._left[0] if self._left else None
+
+    def __next__(self) -> Any:
+        if not self._left:
+            raise StopIteration
+        self.handed_out += 1
+        return self._left.popleft()
 
 
 def train_case(
-    rank: int, world_size: int, sharding_type: str, kind: str, precision: str
+    rank: int,
+    world_size: int,
+    sharding_type: str,
+    kind: str,
+    precision: str,
+    ahead: bool = True,
 ) -> dict[str, Any]:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -93,6 +124,7 @@ def train_case(
     from pipeline.config.tasks import TaskConfig
     from pipeline.data.batch import Batch
     from pipeline.model import build_heads
+    from pipeline.training.ahead import Ahead
     from pipeline.training.clock import PhaseClock
     from pipeline.training.joint_loss import JointLoss
     from pipeline.training.optimizers import Optimizers
@@ -125,12 +157,13 @@ def train_case(
     )
     tasks = [TaskConfig(name="a"), TaskConfig(name="b", weight=0.5)]
     joint_loss = JointLoss(tasks, build_heads(tasks), BalanceConfig(), device, clock)
-    step = TrainStep(model, optimizers, joint_loss, clock)
+    sender = Ahead(model.module.embeddings, device, clock)
+    step = TrainStep(model, optimizers, joint_loss, clock, sender if ahead else None)
     share = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
-    losses = []
-    for number, (ids, lengths, dense_BN, labels_BT) in enumerate(make_batches()):
+
+    def local(ids: list[Tensor], lengths: list[Tensor], dense_BN: Tensor, labels_BT: Tensor) -> Any:
         parts = [i.split(n.tolist())[share] for i, n in zip(ids, lengths, strict=True)]
-        batch = Batch(
+        return Batch(
             ids=KeyedJaggedTensor(
                 keys=[f"f{i}" for i in range(len(ROWS))],
                 values=torch.cat([row for part in parts for row in part]),
@@ -143,6 +176,11 @@ def train_case(
             rows=BATCH // world_size,
             cursor=None,
         )
+
+    batches = Batches(local(*batch) for batch in make_batches())
+    losses = []
+    for number, batch in enumerate(sender.over(batches) if ahead else batches):
+        assert batches.handed_out == number + 1
         step(batch, number)
         losses.append(list(step.mean_losses(number).values()))
     moved = {
@@ -219,6 +257,12 @@ def test_losses_do_not_depend_on_the_sharding_type(case: Any, workers: int, resu
     torch.testing.assert_close(result["losses"], expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("case", IN_THE_STEP, ids=str)
+def test_ids_sent_ahead_train_the_same_bit_for_bit(case: Any, results: Any) -> None:
+    for result in results[2]:
+        assert torch.equal(result[case]["losses"], result[*case, "in the step"]["losses"])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("case", [*EXACT, *QUANTISED], ids=str)
 def test_every_table_moves(case: Any, workers: int, results: Any) -> None:
@@ -252,4 +296,5 @@ def test_steps_are_split_into_parts(results: Any) -> None:
     parts = {"embedding forward", "embedding backward", "dense forward", "dense backward"}
     for workers in (1, 2):
         phases = results[workers][0]["table_wise", "adagrad", "fp32"]["phases"]
-        assert phases == {*parts, "communication", "optimizer"}
+        # One worker takes batches as they come, several look ahead for them.
+        assert phases == {*parts, "communication", "optimizer", "data wait"}
