@@ -1,8 +1,9 @@
 """ReLU experts that read one input, as one autograd function over blocks of rows (for CPUs).
 
-The first layers of all experts are one matrix product, and a block of rows goes through every layer
-of every expert while it is in the cache; on the way back a block's gradients never leave the cache
-at all. The step of a wide model is bound by its matrix products and, next to them, by memory.
+A block of rows goes through every layer of every expert while it is in the cache. On the way back
+the gradients of a block never leave the cache at all, and meet in one matrix product for the first
+layers of all experts. The step of a wide model is bound by its matrix products and, next to them,
+by memory.
 
 Shape suffixes: B rows, I input width, O output width of an expert, H first widths of all experts
 side by side.
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ple.products import linear_relu, product
 
 # Rows of a block: some megabytes of activations of a wide level, and still a full-speed product.
 BLOCK_ROWS = 2048
@@ -63,52 +66,54 @@ class _Experts(torch.autograd.Function):
         first_HI, first_H, *rest = parts
         columns = [slice(start, stop) for start, stop in pairwise(accumulate(widths, initial=0))]
         layers = _by_expert(rest, depths)
-        B = len(x_BI)
-        hidden_BH = x_BI.new_empty(B, len(first_H))
-        later = [[x_BI.new_empty(B, len(bias)) for _, bias in own] for own in layers]
-        for rows in _blocks(B):
-            torch.addmm(first_H, x_BI[rows], first_HI.T, out=hidden_BH[rows]).relu_()
-            for own, span, outputs in zip(layers, columns, later, strict=True):
-                h = hidden_BH[rows, span]
-                for (weight, bias), output in zip(own, outputs, strict=True):
-                    h = torch.addmm(bias, h, weight.T, out=output[rows]).relu_()
+        outs = [
+            len(own[-1][1]) if own else width for own, width in zip(layers, widths, strict=True)
+        ]
+        outputs = [x_BI.new_empty(len(x_BI), width) for width in outs]
+        hidden: list[Tensor] = []
+        for rows in _blocks(len(x_BI)):
+            for own, span, output_BO in zip(layers, columns, outputs, strict=True):
+                h = linear_relu(x_BI[rows], first_HI[span], first_H[span])
+                for weight, bias in own:
+                    hidden.append(h)
+                    h = linear_relu(h, weight, bias)
+                output_BO[rows] = h
         ctx.depths, ctx.columns, ctx.scope = depths, columns, scope
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x_BI, first_HI, hidden_BH, *rest, *(h for own in later for h in own))
-        return tuple(
-            own[-1] if own else hidden_BH[:, span].clone(memory_format=torch.contiguous_format)
-            for own, span in zip(later, columns, strict=True)
-        )
+        ctx.save_for_backward(x_BI, first_HI, *rest, *outputs, *hidden)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x_BI, first_HI, hidden_BH, *saved = ctx.saved_tensors
+        x_BI, first_HI, *saved = ctx.saved_tensors
         deeper = sum(ctx.depths) - len(ctx.depths)
         layers = _by_expert(saved[: 2 * deeper], ctx.depths)
-        later = _by_expert(saved[2 * deeper :], ctx.depths, each=1)
+        outputs = saved[2 * deeper : 2 * deeper + len(ctx.depths)]
+        hidden = iter(saved[2 * deeper + len(ctx.depths) :])
         wants_weights = not ctx.scope.activations_only
         sums = _Sums(first_HI, saved[: 2 * deeper], ctx.depths) if wants_weights else None
         dx_BI = torch.empty_like(x_BI) if ctx.needs_input_grad[3] else None
         for rows in _blocks(len(x_BI)):
-            d_first_BH = torch.zeros_like(hidden_BH[rows])
+            d_first_BH = x_BI.new_empty(len(x_BI[rows]), len(first_HI))
             for e, (grad_BO, span) in enumerate(zip(grads, ctx.columns, strict=True)):
+                below = [*(next(hidden) for _ in layers[e]), outputs[e][rows]]
                 if grad_BO is None:
+                    d_first_BH[:, span] = 0
                     continue
                 d = grad_BO[rows]
-                below = [hidden_BH[rows, span], *(h[0][rows] for h in later[e])]
                 for layer in range(len(layers[e]) - 1, -1, -1):
                     d = torch.ops.aten.threshold_backward(d, below[layer + 1], 0)
                     if sums is not None:
                         sums.add(e, layer, d, below[layer])
-                    d = d @ layers[e][layer][0]
+                    d = product(d, layers[e][layer][0])
                 torch.ops.aten.threshold_backward.grad_input(
                     d, below[0], 0, grad_input=d_first_BH[:, span]
                 )
             if sums is not None:
                 sums.add_first(d_first_BH, x_BI[rows])
             if dx_BI is not None:
-                torch.mm(d_first_BH, first_HI, out=dx_BI[rows])
+                dx_BI[rows] = product(d_first_BH, first_HI)
         weights = [None] * (2 + 2 * deeper) if sums is None else sums.all()
         return None, None, None, dx_BI, *weights
 
@@ -122,12 +127,12 @@ class _Sums:
         self._layers = _by_expert(self._rest, depths)
 
     def add_first(self, d_BH: Tensor, x_BI: Tensor) -> None:
-        self._first[0].addmm_(d_BH.T, x_BI)
+        self._first[0] += product(d_BH.T, x_BI)
         self._first[1] += d_BH.sum(0)
 
     def add(self, expert: int, layer: int, d_BO: Tensor, h_BI: Tensor) -> None:
         weight, bias = self._layers[expert][layer]
-        weight.addmm_(d_BO.T, h_BI)
+        weight += product(d_BO.T, h_BI)
         bias += d_BO.sum(0)
 
     def all(self) -> list[Tensor]:

@@ -19,6 +19,7 @@ from ple.layers import (
     check_widths,
     init_hidden,
 )
+from ple.products import linear
 
 
 class ExpertBank(nn.Module):
@@ -127,14 +128,14 @@ class ExpertBank(nn.Module):
         for index in range(1, len(self.weights)):
             weights = self.weights[index].unbind()
             if self.moments:
-                hidden = [F.linear(h, weight) for h, weight in zip(outputs, weights, strict=True)]
+                hidden = [linear(h, weight) for h, weight in zip(outputs, weights, strict=True)]
                 normal_BEO = self._normalize(index, torch.stack(hidden, 1), real_B)
                 outputs = list(self._activate(normal_BEO, index).unbind(1))
                 continue
             biases = self.biases[index].unbind()
             # Expert by expert to the end of the layer, while its values are in the cache.
             for expert, h_BI in enumerate(outputs):
-                h_BO = F.linear(h_BI, weights[expert], biases[expert])
+                h_BO = linear(h_BI, weights[expert], biases[expert])
                 if self.norm_scales:
                     scale_O = self.norm_scales[index][expert]
                     shift_O = self.norm_shifts[index][expert]
@@ -159,7 +160,7 @@ class ExpertBank(nn.Module):
 
     def _first_layer(self, x_BI: Tensor, real_B: Tensor | None) -> Tensor:
         bias_O = None if self.moments else self.biases[0].flatten()
-        h_BO = F.linear(x_BI, self.weights[0].flatten(0, 1), bias_O)
+        h_BO = linear(x_BI, self.weights[0].flatten(0, 1), bias_O)
         h_BEO = h_BO.unflatten(1, (self.experts, -1))
         return self._activate(self._normalize(0, h_BEO, real_B), 0)
 

@@ -52,6 +52,7 @@ class ExtractionNetwork(nn.Module):
         shapes: of the streams it is handed.
         options: of its experts.
         scope: asked in backward passes, see :class:`ple.expert_blocks.Scope`.
+        feature_gate: factors and rank of the feature gates of banks that have one.
     """
 
     def __init__(
@@ -60,24 +61,20 @@ class ExtractionNetwork(nn.Module):
         shapes: Sequence[StreamShape],
         options: ExpertOptions,
         scope: Scope | None = None,
+        feature_gate: tuple[int, int] = (2, 16),
     ) -> None:
         super().__init__()
         self.wiring = wiring
         self._scope = Scope() if scope is None else scope
-        self.experts = nn.ModuleDict(
-            {
-                bank.owner.key: ExpertBank(
-                    bank.experts,
-                    shapes[bank.reads].width,
-                    bank.hidden,
-                    options.activation,
-                    options.normalization,
-                    options.dropout,
-                    shapes[bank.reads].fan_in,
-                )
-                for bank in wiring.banks
-            }
-        )
+        form = (options.activation, options.normalization, options.dropout)
+        experts, feature_gates = {}, {}
+        for bank in wiring.banks:
+            key, read = bank.owner.key, shapes[bank.reads]
+            experts[key] = ExpertBank(bank.experts, read.width, bank.hidden, *form, read.fan_in)
+            if bank.feature_gated:
+                feature_gates[key] = FeatureGate(read.width, *feature_gate, read.fan_in)
+        self.experts = nn.ModuleDict(experts)
+        self.feature_gates = nn.ModuleDict(feature_gates)
         gate_options = (wiring.gate_hidden, wiring.gate_bias, options.activation)
         gates, self_gates, native = {}, {}, {}
         for output in wiring.outputs:
@@ -135,6 +132,9 @@ class ExtractionNetwork(nn.Module):
 
     def _banks(self, streams: Sequence[Tensor]) -> list[tuple[ExpertBank, Tensor]]:
         reads = [streams[bank.reads] for bank in self.wiring.banks]
+        keys = [bank.owner.key for bank in self.wiring.banks]
+        gates = self.feature_gates
+        reads = [gates[k](x) if k in gates else x for k, x in zip(keys, reads, strict=True)]
         return list(zip(self.experts.values(), reads, strict=True))  # type: ignore[arg-type]
 
     def _looped(self, streams: Sequence[Tensor], real_B: Tensor | None) -> list[list[Tensor]]:
@@ -222,14 +222,13 @@ class Extraction(nn.Module):
         self.scope = Scope()
         self.out_width = wiring.levels[-1].out_width
         first = StreamShape(in_width, in_width if fan_in is None else fan_in)
-        self.feature_gates = nn.ModuleList(
-            FeatureGate(in_width, *feature_gate, first.fan_in) for _ in range(wiring.feature_gates)
-        )
         self.levels, self.fusions = nn.ModuleList(), nn.ModuleList()
         shapes = [first] * len(wiring.inputs)
         for number, level in enumerate(wiring.levels, start=1):
             expert_options = ExpertOptions() if options is None else options
-            self.levels.append(ExtractionNetwork(level, shapes, expert_options, self.scope))
+            self.levels.append(
+                ExtractionNetwork(level, shapes, expert_options, self.scope, feature_gate)
+            )
             if number < len(wiring.levels):
                 fused = Fusion(fusion, level, shapes)
                 self.fusions.append(fused)
@@ -256,9 +255,6 @@ class Extraction(nn.Module):
             order of its outputs.
         """
         streams = [features[view] for view in self.wiring.inputs]
-        plain = len(streams) - len(self.feature_gates)
-        for position, gate in enumerate(self.feature_gates, start=plain):
-            streams[position] = gate(streams[position])
         gates: list[list[Tensor]] = []
         outputs: list[Tensor] = []
         for number, level in enumerate(self.levels):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from ple.layers import MLP
+from ple.products import linear
 
 
 class Gate(nn.Module):
@@ -60,18 +60,18 @@ def gate_weights(gates: Sequence[Gate], selectors: Sequence[Tensor]) -> list[Ten
     """[B, E] of each gate; linear gates that read the same selector share a matrix product."""
     weights: list[Tensor | None] = [None] * len(gates)
     for selector_BI in {id(selector): selector for selector in selectors}.values():
-        linear = [
+        sharing = [
             n
             for n, (gate, own) in enumerate(zip(gates, selectors, strict=True))
             if own is selector_BI and gate.linear is not None
         ]
-        if len(linear) > 1:
-            layers = [layer for n in linear if (layer := gates[n].linear) is not None]
+        if len(sharing) > 1:
+            layers = [layer for n in sharing if (layer := gates[n].linear) is not None]
             weight_EI = torch.cat([layer.weight for layer in layers])
             biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-            logits_BE = F.linear(selector_BI, weight_EI, torch.cat(biases) if biases else None)
+            logits_BE = linear(selector_BI, weight_EI, torch.cat(biases) if biases else None)
             parts = logits_BE.split([len(layer.weight) for layer in layers], dim=1)
-            for n, own_BE in zip(linear, parts, strict=True):
+            for n, own_BE in zip(sharing, parts, strict=True):
                 weights[n] = torch.softmax(own_BE, dim=1)
     return [
         gate(selector) if own is None else own

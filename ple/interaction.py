@@ -5,9 +5,9 @@ Shape suffixes: B rows, D width of the feature vector, R rank.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ple.layers import MLP, init_output
+from ple.products import linear
 
 
 class _LowRank(nn.Module):
@@ -51,7 +51,7 @@ class _LowRank(nn.Module):
     def forward(self, number: int, x_BD: Tensor) -> Tensor:
         """[B, D] to [B, D] by one of the maps."""
         bias_D = self.biases[number] if len(self.biases) else None
-        return F.linear(F.linear(x_BD, self.downs[number]), self.ups[number], bias_D)
+        return linear(linear(x_BD, self.downs[number]), self.ups[number], bias_D)
 
 
 class LowRankCross(nn.Module):
@@ -84,10 +84,12 @@ class LowRankCross(nn.Module):
 
 
 class FeatureGate(nn.Module):
-    """A reader's own view of the features: each column scaled by a factor between 0 and 2.
+    """A reader's own view of a vector: each column scaled by a factor between 0 and 2.
 
     v ⊙ Σ_i g_i(v) · 2σ(v B_i A_i), with B_i [D, R], A_i [R, D] and g = softmax(v W) over the i
-    (HoME, X. Wang et al., arXiv 2408.05430, section on the feature-gate).
+    (HoME, X. Wang et al., arXiv 2408.05430, the feature-gate). Independent implementations agree
+    on the low-rank maps and, those that mix several, on the softmax; some leave out the 2, or take
+    the sigmoid after the mixture. Which the paper has was not verified.
 
     Args:
         width: D.

@@ -16,12 +16,14 @@ adatt          m_k and m_s experts; every task's gate, and the shared one's, mix
                the unit's own (native) experts are added once more by a linear combination with
                learned weights (D. Li et al., KDD 2023, arXiv 2304.04959, section 3.2: AllExpGF and
                NativeExpLF). m_s = 0 is AdaTT-sp.
-home           Two levels (X. Wang et al., arXiv 2408.05430). Level 1: m_s and m_g meta experts, on
-               features gated for each owner; group g's gate mixes its own and the shared ones, the
-               shared gate all, and the features as they are select. Level 2: m_s, m_g and m_k
-               experts on the streams of their owner (a task's on its group's); a task's gate,
-               selected by its group's stream and the shared one, mixes its own, its group's and
-               the shared ones. Self gates add every unit's own experts.
+home           Two levels (X. Wang et al., arXiv 2408.05430). Level 1: m_s and m_g meta experts on
+               the features; group g's gate mixes its own and the shared ones, the shared gate all,
+               and the features as they are select. Level 2: m_s, m_g and m_k experts on the
+               streams of their owner (a task's on its group's); a task's gate, selected by its
+               group's stream and the shared one, mixes its own, its group's and the shared ones.
+               On both levels a feature gate of each owner scales what its experts read, and self
+               gates add every unit's own experts. Verified against the paper's abstract, not its
+               equations: see :func:`_home` for what that leaves open.
 stem           m_k and m_s experts on embeddings of their own (L. Su et al., AAAI 2024, arXiv
                2308.13537): task k's gate, selected by x_k + x_s, mixes all experts, but gradients
                pass to task k's and the shared ones only (all forward, task-specific backward).
@@ -178,25 +180,35 @@ def _stem(levels: Sequence[LevelSpec]) -> Wiring:
 
 
 def _home(levels: Sequence[LevelSpec], groups: Groups) -> Wiring:
-    """Streams of level 1: the feature vector, then gated ones of each group and the shared one."""
+    """HoME, as its abstract and independent implementations of it have it.
+
+    Agreed on: groups of tasks, two levels, normalised experts with Swish, low-rank feature gates,
+    self gates added as a residual. Not verified against the paper: feature gates before level 2 as
+    before level 1 (two implementations of three), one for each owner and not for each expert; that
+    gates are selected by streams before the feature gate; and the form of
+    :class:`ple.interaction.FeatureGate`.
+    """
     tasks = len(levels[0].task_experts)
     check_home(levels, groups, tasks)
     meta, last = levels
     count = len(groups)
     meta_banks = [
-        Bank(Owner("group", g), meta.group_experts[g], meta.hidden, 1 + g) for g in range(count)
-    ] + [Bank(SHARED, meta.shared_experts, meta.hidden, 1 + count)]
+        Bank(Owner("group", g), meta.group_experts[g], meta.hidden, 0, True) for g in range(count)
+    ] + [Bank(SHARED, meta.shared_experts, meta.hidden, 0, True)]
     meta_outputs = [
         Output(Owner("group", g), (g, count), (0,), self_gated=g) for g in range(count)
     ] + [Output(SHARED, tuple(range(count + 1)), (0,), self_gated=count)]
     group_of = {task: g for g, members in enumerate(groups) for task in members}
     banks = [
         *(
-            Bank(Owner("task", k), last.task_experts[k], last.hidden, group_of[k])
+            Bank(Owner("task", k), last.task_experts[k], last.hidden, group_of[k], True)
             for k in range(tasks)
         ),
-        *(Bank(Owner("group", g), last.group_experts[g], last.hidden, g) for g in range(count)),
-        Bank(SHARED, last.shared_experts, last.hidden, count),
+        *(
+            Bank(Owner("group", g), last.group_experts[g], last.hidden, g, True)
+            for g in range(count)
+        ),
+        Bank(SHARED, last.shared_experts, last.hidden, count, True),
     ]
     outputs = [
         Output(
@@ -209,7 +221,7 @@ def _home(levels: Sequence[LevelSpec], groups: Groups) -> Wiring:
         for k in range(tasks)
     ]
     wired = (_level(meta, meta_banks, meta_outputs), _level(last, banks, outputs))
-    return Wiring(wired, (0,) * (count + 2), tuple(range(tasks)), feature_gates=count + 1)
+    return Wiring(wired, (0,), tuple(range(tasks)))
 
 
 KINDS: Mapping[str, Callable[[Sequence[LevelSpec]], Wiring]] = {

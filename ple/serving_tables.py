@@ -97,6 +97,7 @@ class ServingTables(nn.Module):
         self.maps = nn.ModuleDict(
             {map_key(n): _Map(t.rows, t.map.buckets) for n, t in enumerate(tables) if t.map}
         )
+        self._single_number = {name: number for number, name in enumerate(single)}
         self._list_number = {name: number for number, name in enumerate(lists)}
         self._pieces = _layout(tables, banks)
 
@@ -117,6 +118,18 @@ class ServingTables(nn.Module):
                 for view, slice_BD in zip(views, found_BW.split(table.dim, 1), strict=True):
                     view.append(slice_BD)
         return views
+
+    def unknown_ids(self, ids: FeatureIds) -> dict[str, int]:
+        """How many ids each map does not know, by feature; 0 and below stand for no id."""
+        found = {}
+        for number, table in enumerate(self.tables):
+            if table.map:
+                place = self._list_number.get(table.feature)
+                single = self._single_number.get(table.feature)
+                ids_V = ids.single_FB[single] if place is None else ids.lists[place].ids_V
+                known: _Map = self.maps[map_key(number)]  # type: ignore[assignment]
+                found[table.feature] = known.unknown(ids_V)
+        return found
 
     def _single_ids(self, bank: "_Bank", ids: FeatureIds) -> Tensor:
         """Ids of the bank's tables with one id per row, those of a map turned into rows."""
@@ -259,6 +272,11 @@ class _Map(nn.Module):
         unknown_V = bucket_V * self._bucket_rows + (self._bucket_rows - 1)
         rows_V = torch.where(self.ids[position_V] == ids_V, self.rows[position_V], unknown_V)
         return torch.where(ids_V < 0, ids_V, rows_V)
+
+    def unknown(self, ids_V: Tensor) -> int:
+        """How many of the positive ids have no row of their own."""
+        position_V = torch.searchsorted(self.ids[:-1], ids_V)
+        return int(((self.ids[position_V] != ids_V) & (ids_V > 0)).sum())
 
 
 def bank_layouts(tables: Sequence[FeatureTable], precision: Precision) -> list[BankLayout]:

@@ -67,12 +67,14 @@ class Bank:
         experts: how many, at least 1.
         hidden: widths of an expert's layers.
         reads: position of the stream they read.
+        feature_gated: a feature gate of the owner's own scales what they read (HoME).
     """
 
     owner: Owner
     experts: int
     hidden: tuple[int, ...]
     reads: int
+    feature_gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,12 @@ class Wiring:
         levels: first first.
         inputs: for each stream that enters level 1, the number of the feature vector it is.
         task_outputs: for each task in order, the output of the last level its tower reads.
-        feature_gates: streams of level 1, the last ones, that a feature gate scales (HoME).
         keeps_input: every level hands on stream 0, the feature vector, before its outputs (MMoE).
     """
 
     levels: tuple[LevelWiring, ...]
     inputs: tuple[int, ...]
     task_outputs: tuple[int, ...]
-    feature_gates: int = 0
     keeps_input: bool = False
 
     @property
