@@ -26,6 +26,7 @@ LAYERS = [
     "pipeline.backtest",
     "pipeline.promotion",
     "pipeline.comparison",
+    "pipeline.tuning",
     "pipeline.submission",
     "pipeline.benchmark",
     "jobs",

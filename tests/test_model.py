@@ -92,7 +92,13 @@ def test_options_reach_the_model(transforms) -> None:
     home = build_ranker(
         experiment("home", feature_gate={"factors": 3, "rank": 2}), transforms, "cpu"
     )
-    assert [g.factors.maps for g in home.extraction.feature_gates] == [3, 3, 3]
+    gates = [list(level.feature_gates.items()) for level in home.extraction.levels]
+    assert [[key for key, _ in level] for level in gates] == [
+        ["group_0", "group_1", "shared"],
+        ["task_0", "task_1", "group_0", "group_1", "shared"],
+    ]
+    assert {g.factors.maps for level in gates for _, g in level} == {3}
+    assert {tuple(g.factors.downs[0].shape) for _, g in gates[1]} == {(2, 16)}
 
 
 def test_counting_allocates_nothing_and_draws_nothing(transforms) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 from pipeline.backtest.drift import DriftCounter, FeatureDrift
 from pipeline.backtest.judging import Judge
 from pipeline.backtest.raw_rows import RawRows, open_rows
+from pipeline.backtest.skipped_rows import SkippedRows
 from pipeline.backtest.versions import LoadedVersion, VersionError, load_version
 from pipeline.config import Experiment
 from pipeline.config.backtest import BacktestConfig
 from pipeline.config.load import with_absolute_paths
 from pipeline.console import RunConsole
+from pipeline.data.losses import Loss
 from pipeline.evaluation.metrics import Metrics
 from pipeline.registry.client import resolve_version
 from pipeline.registry.reference import REFERENCE_FILE, Reference
@@ -30,13 +32,15 @@ class DayResult:
 
     Attributes:
         day: YYYY-MM-DD, or ``all rows``.
-        rows: read.
+        rows: judged.
+        lost: rows that could not be used.
         metrics: by version, then by task.
         drift: by version; None where its artifact has no reference.
     """
 
     day: str
     rows: int
+    lost: int
     metrics: dict[str, dict[str, Metrics]]
     drift: dict[str, list[FeatureDrift] | None]
 
@@ -50,12 +54,14 @@ class Backtest:
         data: which rows, in words.
         days: in order.
         notes: what must be known to read the figures.
+        losses: rows that could not be used, by file, row group and kind of fault.
     """
 
     versions: tuple[str, ...]
     data: str
     days: tuple[DayResult, ...]
     notes: tuple[str, ...]
+    losses: tuple[Loss, ...] = ()
 
     @property
     def tasks(self) -> list[str]:
@@ -96,10 +102,12 @@ def backtest(experiment: Experiment, model_uris: Sequence[str], console: RunCons
         references = [Reference.load(version.bundle) for version in versions]
         rows = open_rows(experiment, settings, "backtest", settings.day_column, settings.max_days)
         console.note(f"{', '.join(numbered)} on {rows.description}")
-        judge = Judge(versions, sampled=settings.split == "train")
+        skipped = SkippedRows(rows.name, rows.faults)
+        judge = Judge(versions, skipped, sampled=settings.split == "train")
         days = _days(rows, judge, references, settings, console)
-    notes = (*judge.remarks, *_notes(versions, references))
-    return Backtest(tuple(numbered), rows.description, days, notes)
+    notes = (*skipped.remarks(), *judge.remarks, *_notes(versions, references))
+    losses = tuple(skipped.losses)
+    return Backtest(tuple(numbered), rows.description, days, notes, losses)
 
 
 def _days(
@@ -114,18 +122,19 @@ def _days(
     found = []
     with console:
         for number, day in enumerate(rows.periods, start=1):
-            for batch in rows.batches(judge.columns, day):
-                judge.add(batch)
+            for batch in rows.batches(judge.columns, day, judge.skipped):
+                usable = judge.add(batch).batch
                 for counter in counters:
                     if counter is not None:
-                        counter.add(batch)
+                        counter.add(usable)
                 console.status(f"{day} ({number}/{len(rows.periods)}): {judge.rows:,} rows")
             metrics = dict(zip([v.uri for v in versions], judge.compute(), strict=True))
             drift = {
                 version.uri: None if counter is None else counter.drift(settings)
                 for version, counter in zip(versions, counters, strict=True)
             }
-            found.append(DayResult(day, judge.rows, metrics, drift))
+            lost = judge.skipped.lost_in_period
+            found.append(DayResult(day, judge.rows, lost, metrics, drift))
             judge.reset()
             for counter in counters:
                 if counter is not None:

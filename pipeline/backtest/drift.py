@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.backtest.raw_rows import RawBatch
 from pipeline.config.backtest import BacktestConfig
+from pipeline.data.manifest import DatasetError
 from pipeline.registry.reference import MISSING, FeatureReference, Reference
 
 FLOOR = 1e-4
@@ -60,8 +61,9 @@ class DriftCounter:
             try:
                 counts += feature.count(batch.rows.column(feature.name))
             except pa.ArrowException as error:
-                raise batch.fault(
-                    error, 0, f"column {feature.name!r} has values of another kind than in training"
+                raise DatasetError(
+                    f"{batch.place}: column {feature.name!r} has values of another kind than in "
+                    f"training ({error}); write it with the type it had"
                 ) from error
 
     def drift(self, settings: BacktestConfig) -> list[FeatureDrift]:

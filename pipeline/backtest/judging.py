@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 import torch
 
 from pipeline.backtest.raw_rows import RawBatch, RawRows
+from pipeline.backtest.skipped_rows import SkippedRows
 from pipeline.backtest.versions import LoadedVersion, VersionError
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.columns import value_type
-from pipeline.data.faults import BadColumnError, BadValueError
+from pipeline.data.faults import BadColumnError, BadValueError, ShardError
 from pipeline.data.keys import NULL_KEY, KeyEncoder, keys_of
 from pipeline.data.manifest import DatasetError
 from pipeline.data.slices import SliceColumn
@@ -32,11 +33,13 @@ class JudgedBatch:
     """Rows with everything that versions are compared by.
 
     Attributes:
+        batch: the rows, without those that cannot be used.
         predictions: by version, [B, its tasks]: logits of binary tasks, values of others.
         labels_BT, weights_BT: of all judged tasks; weight 0 = not in the task's space.
         keys_BK: of the key columns.
     """
 
+    batch: RawBatch
     predictions: tuple[torch.Tensor, ...]
     labels_BT: torch.Tensor
     weights_BT: torch.Tensor
@@ -48,6 +51,7 @@ class Judge:
 
     Args:
         versions: at least one; the first one's definition of a task is everybody's.
+        skipped: says which rows may be left out because they cannot be used, and counts them.
         sampled: whether the rows are a train split whose negatives were sampled.
         key_columns: columns of keys_BK.
         slices: columns by which metrics are split; among ``key_columns``.
@@ -61,11 +65,13 @@ class Judge:
     def __init__(
         self,
         versions: Sequence[LoadedVersion],
+        skipped: SkippedRows,
         sampled: bool = False,
         key_columns: Sequence[str] = (),
         slices: Sequence[SliceColumn] = (),
     ) -> None:
         self.versions = tuple(versions)
+        self.skipped = skipped
         self.tasks, self.remarks = _agreed_tasks(versions)
         sample_weight = versions[0].scorer.experiment.data.sample_weight
         self._targets = TargetEncoder.of(self.tasks, sample_weight, sampled)
@@ -91,9 +97,12 @@ class Judge:
         """Scores a batch and adds it to the metrics.
 
         Raises:
-            DatasetError: a label, a feature or a key cannot be used; with the place of the row.
+            DatasetError: a label, a feature or a key cannot be used, and its rows must not be
+                skipped; with the place of the first of them.
         """
         judged = self.score(batch)
+        if not judged.batch.rows.num_rows:
+            return judged
         for number, metrics in enumerate(self._metrics):
             places = self._places[number]
             metrics.update(
@@ -102,24 +111,55 @@ class Judge:
                 judged.weights_BT[:, places],
                 judged.keys_BK,
             )
-        self.rows += batch.rows.num_rows
+        self.rows += judged.batch.rows.num_rows
         return judged
 
     def score(self, batch: RawBatch) -> JudgedBatch:
-        """The batch with scores, labels and keys. Raises DatasetError."""
+        """The usable rows of a batch with scores, labels and keys. Raises DatasetError."""
+        while batch.rows.num_rows:
+            try:
+                return self._scored(batch)
+            except BadValueError as fault:
+                where = (fault.column, fault.problem, fault.rows)
+                batch = self._without(batch, fault.kind, *where)
+            except RowError as fault:  # of a feature: its type, or weights that do not match ids
+                kind = "schema_drift" if fault.rows is None else "ids"
+                batch = self._without(batch, kind, fault.field, fault.problem, fault.rows)
+            except BadColumnError as fault:
+                batch = self._without(batch, "schema_drift", fault.column, fault.problem, None)
+        return self._nothing(batch)
+
+    def _without(
+        self, batch: RawBatch, kind: str, column: str, problem: str, rows: np.ndarray | None
+    ) -> RawBatch:
+        """The batch without these rows (None = all); raises where they must not be skipped."""
+        where = f"column {column!r}"
+        if rows is None:
+            rows = np.arange(len(batch.numbers_B))
+        else:
+            where += f", row {batch.numbers_B[rows[0]]}"
+        remedy = f"mend such rows, judge on others, or let data.faults.{kind} skip them"
+        fault = ShardError(kind, batch.place, f"{where}: {problem}", remedy)
+        self.skipped.skip(fault, batch.file, batch.group, len(rows))
+        return batch.without(rows)
+
+    def _nothing(self, batch: RawBatch) -> JudgedBatch:
+        """A batch of no rows."""
+        none_BT = torch.zeros(0, len(self.tasks))
+        predictions = tuple(torch.zeros(0, len(own), dtype=torch.float64) for own in self._own)
+        keys_BK = torch.zeros(0, len(self._key_columns), dtype=torch.int64)
+        return JudgedBatch(batch, predictions, none_BT, none_BT, keys_BK)
+
+    def _scored(self, batch: RawBatch) -> JudgedBatch:
         table = pa.Table.from_batches([batch.rows])
-        try:
-            labels_BT, weights_BT = self._targets.encode(batch.rows)
-            keys_BK = self._encode_keys(batch.rows)
-            predictions = tuple(
-                version.predictions(table, own)
-                for version, own in zip(self.versions, self._own, strict=True)
-            )
-        except BadValueError as fault:
-            raise batch.fault(fault, fault.row, "judge on rows that training could use") from None
-        except (BadColumnError, RowError) as fault:
-            raise DatasetError(f"{batch.place}: {fault}") from None
+        labels_BT, weights_BT = self._targets.encode(batch.rows)
+        keys_BK = self._encode_keys(batch.rows)
+        predictions = tuple(
+            version.predictions(table, own)
+            for version, own in zip(self.versions, self._own, strict=True)
+        )
         return JudgedBatch(
+            batch,
             predictions,
             torch.from_numpy(labels_BT),
             torch.from_numpy(weights_BT),

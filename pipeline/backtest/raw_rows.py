@@ -1,6 +1,6 @@
 """Raw rows with their labels as a stream, by day where the data has days.
 
-Every row is read or the job stops: versions are not compared on rows that happened to be readable.
+What cannot be read ends the job, or is skipped and counted where ``data.faults`` allows it.
 
 B rows of a batch.
 """
@@ -10,31 +10,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.backtest.days import day_numbers, day_text
+from pipeline.backtest.raw_files import check_columns, check_size, open_parquet, read_group
+from pipeline.backtest.skipped_rows import SkippedRows
 from pipeline.config import Experiment
 from pipeline.config.faults import FaultsConfig
 from pipeline.config.rows import JudgedRowsSection
 from pipeline.config.splits import SplitConfig
-from pipeline.data.faults import BadColumnError, OutageError
+from pipeline.data.faults import BadColumnError, ShardError
 from pipeline.data.manifest import DatasetError, load_manifest
-from pipeline.data.remote import RemoteFile, RetryPolicy
 from pipeline.data.sources.listing import list_days
 from pipeline.data.storage import Store, open_store
 
 ALL = "all rows"
-_ROWS = 32_768
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A file, or one row group of it where rows of a day are picked by a column."""
+    """A row group with its rows of the period, or a file of which nothing else is known yet."""
 
     path: str
-    group: int | None = None
+    group: int = 0
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,24 @@ class RawBatch:
 
     Attributes:
         rows: the columns asked for.
-        place: the file and row group, for messages.
-        first: position of the first row in the row group.
+        file: the file, as messages call it.
+        group: number of the row group.
+        numbers_B: int64, the rows' numbers in the row group.
     """
 
     rows: pa.RecordBatch
-    place: str
-    first: int
+    file: str
+    group: int
+    numbers_B: np.ndarray
 
-    def fault(self, error: Exception, row: int, remedy: str) -> DatasetError:
-        """What is wrong with a row, with the place it is at."""
-        return DatasetError(f"{self.place}, row {self.first + row}: {error}; {remedy}")
+    @property
+    def place(self) -> str:
+        return f"{self.file}: row group {self.group}"
+
+    def without(self, rows: np.ndarray) -> "RawBatch":
+        """All but these rows."""
+        kept = np.delete(np.arange(len(self.numbers_B)), rows)
+        return replace(self, rows=self.rows.take(pa.array(kept)), numbers_B=self.numbers_B[kept])
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class RawRows:
         store: of the files.
         parts: by period: a day as YYYY-MM-DD, or ALL.
         name: what they are called: a split, or a key of the config.
-        faults: says how patiently a remote store is read.
+        faults: what may be skipped, and how patiently a remote store is read.
         day_column: picks the rows of a day, where files hold several.
     """
 
@@ -86,39 +95,77 @@ class RawRows:
         days += f" to {self.periods[-1]}" if len(self.parts) > 1 else ""
         return f"{self.name}{days}: {files:,} file{'s' * (files > 1)} in {self.store.location}"
 
-    def batches(self, columns: Sequence[str], period: str | None = None) -> Iterator[RawBatch]:
+    def batches(
+        self,
+        columns: Sequence[str],
+        period: str | None = None,
+        skipped: SkippedRows | None = None,
+    ) -> Iterator[RawBatch]:
         """The rows of a period, or all, in the order of the files.
 
+        Args:
+            columns: to read.
+            period: one of :attr:`periods`; None = all.
+            skipped: the account of rows that cannot be used; None = one that nobody sees.
+
         Raises:
-            DatasetError: a file cannot be read, or lacks a column.
+            DatasetError: a file cannot be read, or lacks a column, and may not be skipped; or a
+                period lost too many rows.
         """
         names = list(dict.fromkeys(columns))
+        skipped = SkippedRows(self.name, self.faults) if skipped is None else skipped
         for label in self.periods if period is None else [period]:
+            skipped.begin()
             for path, parts in groupby(self.parts[label], key=lambda part: part.path):
-                groups = [part.group for part in parts]
-                yield from self._file(path, groups, names, label)
+                yield from self._file(path, list(parts), names, label, skipped)
+            skipped.check(label)
 
     def _file(
-        self, path: str, groups: list[int | None], names: list[str], label: str
+        self, path: str, parts: list[_Part], names: list[str], label: str, skipped: SkippedRows
     ) -> Iterator[RawBatch]:
-        place, picked = self.store.name_of(path), self.day_column
+        try:
+            file = open_parquet(self.store, path, self.faults)
+        except ShardError as fault:
+            if parts[0].rows is None:
+                raise  # how many rows it has, nobody knows
+            for part in parts:
+                self._skip(fault, part, part.rows or 0, skipped)
+            return
+        with file:
+            known = parts if parts[0].rows is not None else _groups_of(file, path)
+            for part in known:
+                assert part.rows is not None
+                given = 0
+                try:
+                    if self.day_column is None:
+                        check_size(file, part.group, part.rows, self.store.name_of(path))
+                    for batch in self._group(file, part, names, label):
+                        given += batch.rows.num_rows
+                        skipped.rows += batch.rows.num_rows
+                        yield batch
+                except ShardError as fault:
+                    self._skip(fault, part, part.rows - given, skipped)
+
+    def _skip(self, fault: ShardError, part: _Part, rows: int, skipped: SkippedRows) -> None:
+        skipped.rows += rows
+        skipped.skip(fault, self.store.name_of(part.path), part.group, rows)
+
+    def _group(
+        self, file: pq.ParquetFile, part: _Part, names: list[str], label: str
+    ) -> Iterator[RawBatch]:
+        place, picked, first = self.store.name_of(part.path), self.day_column, 0
         read = names if picked is None else list(dict.fromkeys([*names, picked]))
-        with open_parquet(self.store, path, self.faults) as file:
-            check_columns(file, read, place)
-            chosen = range(file.num_row_groups) if groups == [None] else groups
-            for group in chosen:
-                assert group is not None
-                first = 0
-                for batch in read_group(file, group, read, place):
-                    rows, start = batch, first
-                    first += batch.num_rows
-                    if picked is not None:
-                        days = day_numbers(batch.column(picked), picked)
-                        rows = batch.filter(
-                            pc.equal(days, day_numbers(pa.array([label]), picked)[0])
-                        )
-                    if rows.num_rows:
-                        yield RawBatch(rows.select(names), f"{place}: row group {group}", start)
+        check_columns(file, read, place)
+        for batch in read_group(file, part.group, read, place):
+            numbers_B = np.arange(first, first + batch.num_rows)
+            first += batch.num_rows
+            if picked is not None:
+                days = day_numbers(batch.column(picked), picked)
+                of_day = pc.equal(days, day_numbers(pa.array([label]), picked)[0])
+                batch = batch.filter(of_day)
+                numbers_B = numbers_B[of_day.to_numpy(zero_copy_only=False)]
+            if batch.num_rows:
+                yield RawBatch(batch.select(names), place, part.group, numbers_B)
 
 
 def open_rows(
@@ -150,7 +197,14 @@ def open_rows(
                 f"{key}.split: dataset {manifest.name!r} has no rows in {section.split_name}; "
                 f"choose one of {', '.join(manifest.splits)}, or give {key}.rows"
             )
-        parts = {ALL: tuple(_Part(shard.path) for shard in shards if shard.rows)}
+        parts = {
+            ALL: tuple(
+                _Part(shard.path, group, rows)
+                for shard in shards
+                for group, rows in enumerate(shard.row_groups)
+                if rows
+            )
+        }
         name = f"{section.split_name} split of {manifest.name}"
         rows = RawRows(open_store(manifest.root or data.path), parts, name, data.faults)
     else:
@@ -187,20 +241,21 @@ def _located(experiment: Experiment, section: JudgedRowsSection, key: str) -> Ra
 def _by_day(rows: RawRows, column: str, max_days: int, key: str) -> RawRows:
     """The same rows by the value of a column, which alone is read for it."""
     parts: dict[str, list[_Part]] = {}
-    for part in (part for listed in rows.parts.values() for part in listed):
-        place = rows.store.name_of(part.path)
-        with open_parquet(rows.store, part.path, rows.faults) as file:
+    for path in dict.fromkeys(part.path for listed in rows.parts.values() for part in listed):
+        place = rows.store.name_of(path)
+        with open_parquet(rows.store, path, rows.faults) as file:
             check_columns(file, [column], place)
             for group in range(file.num_row_groups):
-                days: set[str] = set()
+                days: Counter[int] = Counter()
                 for batch in read_group(file, group, [column], place):
                     try:
-                        found = day_numbers(batch.column(column), column).unique()
+                        found = day_numbers(batch.column(column), column)
                     except BadColumnError as error:
                         raise DatasetError(f"{place}: row group {group}, {error}") from None
-                    days |= {day_text(number) for number in found.to_pylist()}
-                for day in days:
-                    parts.setdefault(day, []).append(_Part(part.path, group))
+                    for entry in found.value_counts().to_pylist():
+                        days[entry["values"]] += entry["counts"]
+                for day, count in days.items():
+                    parts.setdefault(day_text(day), []).append(_Part(path, group, count))
         if len(parts) > max_days:
             raise DatasetError(
                 f"{place}: column {column!r} has more than {max_days} distinct days; name another "
@@ -211,42 +266,6 @@ def _by_day(rows: RawRows, column: str, max_days: int, key: str) -> RawRows:
     return replace(rows, parts={day: tuple(parts[day]) for day in sorted(parts)}, day_column=column)
 
 
-def open_parquet(store: Store, path: str, faults: FaultsConfig) -> pq.ParquetFile:
-    """An open file; of a remote store its reads are tried again. Raises DatasetError."""
-    place = store.name_of(path)
-    try:
-        source = store.open_input(path)
-        if not store.is_local:
-            retry = RetryPolicy(faults.read_attempts, faults.read_timeout_seconds)
-            remote = RemoteFile(lambda: store.open_input(path), place, retry, Counter())
-            source = pa.PythonFile(remote, mode="r")
-        return pq.ParquetFile(source, pre_buffer=not store.is_local)
-    except OutageError:
-        raise
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{place}: cannot be opened ({error}); restore the file") from error
-
-
-def check_columns(file: pq.ParquetFile, names: Sequence[str], place: str) -> None:
-    """Raises DatasetError if the file lacks one of these columns."""
-    known = set(file.schema_arrow.names)
-    for name in names:
-        if name not in known:
-            raise DatasetError(
-                f"{place}: has no column {name!r}, which the versions or their labels need; judge "
-                "on files that have it, or write it into this one (null where it is not known)"
-            )
-
-
-def read_group(
-    file: pq.ParquetFile, group: int, names: Sequence[str], place: str
-) -> Iterator[pa.RecordBatch]:
-    """The rows of a row group, some thousands at a time. Raises DatasetError."""
-    try:
-        yield from file.iter_batches(_ROWS, [group], list(names))
-    except OutageError:
-        raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{place}: row group {group} cannot be decoded ({error}); restore the file"
-        ) from error
+def _groups_of(file: pq.ParquetFile, path: str) -> list[_Part]:
+    sizes = (file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
+    return [_Part(path, group, rows) for group, rows in enumerate(sizes)]

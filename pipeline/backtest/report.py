@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.backtest.backtest import Backtest, DayResult
 from pipeline.backtest.drift import ACT, STABLE, WATCH, FeatureDrift
 from pipeline.backtest.figures import drift_figure, metric_figure
+from pipeline.backtest.skipped_rows import loss_table
 from pipeline.config import Experiment, resolved_yaml
 from pipeline.config.backtest import BacktestConfig
 from pipeline.config.locations import mask
@@ -84,6 +85,8 @@ def build_page(backtest: Backtest, experiment: Experiment, command: str) -> Repo
         if (figure := metric_figure(backtest, metric, _METRICS[metric])) is not None
     }
     tables = {"Tasks by day": metric_table(backtest)}
+    if backtest.losses:
+        tables["Rows that could not be used"] = loss_table(backtest.losses)
     for version in backtest.versions:
         drift = drift_figure(backtest, version, settings)
         if drift is not None:
@@ -199,7 +202,7 @@ def track(backtest: Backtest, experiment: Experiment, page: Path) -> str:
 
 
 def _values(backtest: Backtest, day: DayResult) -> dict[str, float]:
-    values: dict[str, float] = {}
+    values: dict[str, float] = {"rows_lost": float(day.lost)}
     for version in backtest.versions:
         short = version.removeprefix("models:/")
         for task, metrics in finite_values(day.metrics[version]).items():

@@ -80,27 +80,38 @@ class Ours:
         self._dtype = dtype
         self._epoch = 0
         self._step = 0
-        self._seconds, self._waited = 0.0, 0.0
 
     def seconds_per_row(self, ready: Sequence[Batch] | None = None) -> float:
         """Trains an epoch, from its first read to its last step, or on batches that lie ready."""
-        self.trainer.model.module.training_dtype = self._dtype
-        waited = self.trainer.clock.seconds.get("data wait", 0.0)
+        seconds, _, rows = self._train(ready)
+        return seconds / rows
+
+    def data_wait_fraction(self) -> float:
+        """Share of an epoch in which the loop waits for a batch.
+
+        As in a training of several epochs, its reading begins while the one before is trained.
+        """
+        self._train(primes_next=True)
+        seconds, waited, _ = self._train()
+        return waited / seconds
+
+    def _train(
+        self, ready: Sequence[Batch] | None = None, primes_next: bool = False
+    ) -> tuple[float, float, int]:
+        """Seconds of an epoch, those of them in which the loop waited, and rows."""
+        trainer, epoch = self.trainer, self._epoch
+        trainer.model.module.training_dtype = self._dtype
+        self._epoch += 1
+        waited = trainer.clock.seconds.get("data wait", 0.0)
         rows, started = 0, time.perf_counter()
-        for batch in self.trainer.batches(self._epoch) if ready is None else ready:
-            self.trainer.train_step(batch, self._step)
+        for batch in trainer.batches(epoch) if ready is None else ready:
+            if primes_next:
+                trainer.loaders["train"].prime(epoch + 1)
+            trainer.train_step(batch, self._step)
             self._step += 1
             rows += batch.rows
         seconds = time.perf_counter() - started
-        self._epoch += 1
-        self._seconds += seconds
-        self._waited += self.trainer.clock.seconds.get("data wait", 0.0) - waited
-        return seconds / rows
-
-    @property
-    def data_wait_fraction(self) -> float:
-        """Share of all epochs so far in which the loop waited for a batch."""
-        return self._waited / self._seconds
+        return seconds, trainer.clock.seconds.get("data wait", 0.0) - waited, rows
 
 
 def collect_arrays(trainer: Trainer) -> Arrays:
@@ -188,7 +199,7 @@ def measure_peers(pairs: int, threads: int) -> dict[str, Any]:
 
 def _waits(ours: dict[str, Ours], suffix: str) -> dict[str, Any]:
     return {
-        f"data_wait_fraction{suffix}{name.removeprefix('ours')}": own.data_wait_fraction
+        f"data_wait_fraction{suffix}{name.removeprefix('ours')}": own.data_wait_fraction()
         for name, own in ours.items()
     }
 

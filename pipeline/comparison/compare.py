@@ -96,7 +96,7 @@ def compare(experiment: Experiment, request: Request, console: RunConsole) -> Co
     console.note("starting Ray ..." if experiment.ray.address is None else "joining Ray ...")
     with ray_session(experiment), Tracker.start(_tracked(experiment), manifest) as tracker:
         models = sum(len(plan.experiments) for plan in plans)
-        placement, count = _placement(experiment, max(request.seeds, len(grid)) * models)
+        placement, count = run_placement(experiment, max(request.seeds, len(grid)) * models)
         console.note(
             f"{models} models x {request.seeds} seeds"
             + (f" after {len(grid)} learning rates each" if grid else "")
@@ -185,7 +185,7 @@ def _specs(
     return specs
 
 
-def _placement(experiment: Experiment, runs: int) -> tuple[Placement, int]:
+def run_placement(experiment: Experiment, runs: int) -> tuple[Placement, int]:
     """What a run gets, and how many go side by side. train.workers: auto means one each here."""
     train = experiment.train
     if train.workers == "auto":

@@ -141,7 +141,7 @@ class Runner:
         self, specs: Sequence[RunSpec], records: Mapping[str, RunRecord], waiting: int, later: int
     ) -> None:
         running = [slot for slot in self._slots if slot.spec is not None]
-        shares = {slot.spec.key: _share(slot.progress()) for slot in running if slot.spec}
+        shares = {slot.spec.key: share_done(slot.progress()) for slot in running if slot.spec}
         known = {_model(spec): records[spec.key].seconds for spec in specs if spec.key in records}
         for slot in running:
             assert slot.spec is not None
@@ -160,7 +160,11 @@ class Runner:
         if now:
             self._console.status(
                 f"{len(specs) - waiting - len(running)}/{len(specs)} runs done · running {now} · "
-                + ("time left not known yet" if left is None else f"about {_duration(left)} left")
+                + (
+                    "time left not known yet"
+                    if left is None
+                    else f"about {duration_text(left)} left"
+                )
             )
 
 
@@ -194,7 +198,8 @@ def _model(spec: RunSpec) -> str:
     return spec.kind if spec.task is None else f"{spec.kind} {spec.task}"
 
 
-def _share(progress: Progress | None) -> float:
+def share_done(progress: Progress | None) -> float:
+    """How far a run is, from 0 to 1."""
     if progress is None or not progress.total_steps:
         return 0.0
     # The last tenth stands for scoring, which has no steps.
@@ -205,7 +210,8 @@ def _first_line(end: RunEnd) -> str:
     return end.failure.splitlines()[0] if end.failure else "no reason given"
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Seconds in words."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -16,6 +16,7 @@ _UNRELATED = {
     "storage": None,
     "ray": None,
     "compare": None,
+    "tune": None,
     "data": ("path", "prefetch_batches"),
     "train": ("workers", "threads", "log_every"),
 }

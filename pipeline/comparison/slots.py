@@ -22,7 +22,8 @@ from pipeline.cluster.session import Placement
 from pipeline.comparison.runs import RunSpec
 from pipeline.config import Experiment
 from pipeline.config.load import parse_experiment
-from pipeline.training.report import Progress, TrainingResult
+from pipeline.training.control import Control
+from pipeline.training.report import Progress, Reporter, TrainingResult
 
 # How long the other workers of a run may take to notice that one has failed.
 _PATIENCE_SECONDS = 30.0
@@ -33,9 +34,9 @@ class RunEnd:
     """How a run ended: with a result, or with why there is none.
 
     Attributes:
-        result: what training left.
+        result: what training left; None where it failed, or was asked to stop and did.
         seconds: of the run; what it took to fail, where it failed.
-        failure: what to tell the user.
+        failure: what to tell the user; empty where it did not fail.
         may_pass: whether another try may go better: something died or failed by surprise.
     """
 
@@ -50,10 +51,11 @@ class Slot:
 
     Args:
         placement: workers of a run, their device, CPUs and threads.
+        worker: the actors' class.
     """
 
-    def __init__(self, placement: Placement) -> None:
-        self._placement = placement
+    def __init__(self, placement: Placement, worker: "type[SlotWorker] | None" = None) -> None:
+        self._placement, self._worker = placement, worker or SlotWorker
         self._actors: list[Any] = []
         self._futures: list[Any] = []
         self._began = self._failing_since = 0.0
@@ -70,7 +72,7 @@ class Slot:
                 num_cpus=placement.cpus_per_worker,
                 num_gpus=1 if placement.device == "cuda" else 0,
                 max_concurrency=2,
-            )(_Worker)
+            )(self._worker)
             self._actors = [
                 actor.remote(rank, placement.workers, placement.device, placement.threads)
                 for rank in range(placement.workers)
@@ -111,8 +113,9 @@ class Slot:
         if failures:
             end = self._failed(failures, RuntimeError("see the worker's own message"))
             return self._over(end, broken=bool(running) or end.may_pass)
-        result = next(end for end in ends if isinstance(end, TrainingResult))
-        return self._over(RunEnd(result, result.seconds["total"]), broken=False)
+        result = next((end for end in ends if isinstance(end, TrainingResult)), None)
+        seconds = self.elapsed() if result is None else result.seconds["total"]
+        return self._over(RunEnd(result, seconds), broken=False)
 
     def progress(self) -> Progress | None:
         """Where the run is, as far as the chief has said; never waits."""
@@ -147,7 +150,7 @@ class Slot:
         return end
 
 
-class _Latest:
+class LatestProgress:
     """The reporter of a run: keeps the latest progress; the run's curve stays in its result."""
 
     def __init__(self) -> None:
@@ -161,13 +164,13 @@ class _Latest:
     def note(self, text: str) -> None: ...
 
 
-class _Worker:
+class SlotWorker:
     """One worker process; `run` and `progress` are called side by side."""
 
     def __init__(self, rank: int, world_size: int, device: str, threads: int) -> None:
         self._rank, self._world_size = rank, world_size
         self._device, self._threads = device, threads
-        self._latest = _Latest()
+        self._latest = LatestProgress()
 
     def host(self) -> str:
         """The node this worker is on."""
@@ -186,17 +189,22 @@ class _Worker:
         self, tree: dict[str, Any], run_folder: str, address: str, local_world_size: int
     ) -> TrainingResult | Failure | None:
         """Trains; the chief returns the result, the others None, any of them its failure."""
-        self._latest = _Latest()
+        self._latest = LatestProgress()
         # TorchRec's planner asks for it there.
         os.environ["LOCAL_WORLD_SIZE"] = str(local_world_size)
         try:
-            return self._train(parse_experiment(tree), Path(run_folder), address, local_world_size)
+            return self.train(parse_experiment(tree), Path(run_folder), address, local_world_size)
         except Exception as error:
             return Failure.of(self._rank, error)
 
-    def _train(
+    def listener(self, experiment: Experiment) -> tuple[Reporter, Control | None]:
+        """Who hears of a run, and who may end it."""
+        return self._latest, None
+
+    def train(
         self, experiment: Experiment, run_folder: Path, address: str, local_world_size: int
     ) -> TrainingResult | None:
+        """Trains in a process group of this run; the chief's result."""
         # Slow imports, and only the workers need them.
         import torch
         import torch.distributed as dist
@@ -219,7 +227,8 @@ class _Worker:
         )
         try:
             began = time.perf_counter()
-            result = train_worker(experiment, context, run_folder, self._latest)
+            reporter, control = self.listener(experiment)
+            result = train_worker(experiment, context, run_folder, reporter, control)
             # Without the imports, which only the first run in a process waits for.
             result.seconds["total"] = time.perf_counter() - began
         finally:

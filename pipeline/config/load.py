@@ -172,7 +172,9 @@ def _keys_at(place: Sequence[Any]) -> list[str]:
         if isinstance(part, int):
             continue
         field = section.model_fields.get(str(part))
-        inner = _section_in(field.annotation) if field else None
+        if field is None:
+            continue  # a key the user chose, of a dict of sections
+        inner = _section_in(field.annotation)
         if inner is None:
             return []
         section = inner

@@ -67,7 +67,7 @@ class InteractionConfig(Section):
 
 
 class FeatureGateConfig(Section):
-    """Each group's own scaling of the features (HoME): v ⊙ Σ_i g_i(v) · 2σ(v B_i A_i)."""
+    """Each owner's own scaling of what its experts read (HoME): v ⊙ Σ_i g_i(v) · 2σ(v B_i A_i)."""
 
     factors: PositiveInt = Field(default=2, description="Low-rank maps that are mixed.")
     rank: PositiveInt = Field(default=16, description="Columns of B_i and rows of A_i.")
@@ -93,7 +93,8 @@ class ModelConfig(Section):
         default=None, description="home only: the tasks of each group; every task is in one."
     )
     feature_gate: FeatureGateConfig | None = Field(
-        default=None, description="home only: gates on features; absent = 2 factors of rank 16."
+        default=None,
+        description="home only: gates on what experts read; absent = 2 factors of rank 16.",
     )
     interaction: InteractionConfig | None = Field(
         default=None, description="Crosses of features before level 1; absent = none."

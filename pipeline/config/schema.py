@@ -23,6 +23,7 @@ from pipeline.config.serving import ServingConfig
 from pipeline.config.sharding import ShardingConfig, check_sharding, device_fault
 from pipeline.config.task_checks import check_tasks
 from pipeline.config.tasks import TaskConfig
+from pipeline.config.tune import TuneConfig
 
 
 class EarlyStoppingConfig(Section):
@@ -176,6 +177,7 @@ class Experiment(Section):
     storage: StorageConfig = Field(default_factory=StorageConfig)
     artifact: ArtifactConfig = Field(default_factory=ArtifactConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
+    tune: TuneConfig = Field(default_factory=TuneConfig)
     serving: ServingConfig = Field(default_factory=ServingConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     promotion: PromotionConfig = Field(default_factory=PromotionConfig)

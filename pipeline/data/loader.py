@@ -1,16 +1,16 @@
 """Batches of one split for one worker, decoded ahead of the step by a background thread."""
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from pipeline.config.faults import FaultsConfig
 from pipeline.config.tasks import TaskConfig
 from pipeline.data.batch import Batch, Collator, Segment
+from pipeline.data.epoch_batches import EpochBatches, Made
 from pipeline.data.keys import KeyEncoder
 from pipeline.data.losses import LostRows, void_rows_by_code
 from pipeline.data.manifest import DatasetError, Manifest
@@ -124,8 +124,8 @@ class BatchLoader:
         self._cursor = self._cursor_at(0, 0)
         self._resume: dict[str, Any] | None = None
         # The latest reading, which may be ahead of the consumer, and those begun before it is due.
-        self._latest: ReadAhead[_Made] | None = None
-        self._primed: dict[tuple[int, int], ReadAhead[_Made]] = {}
+        self._latest: ReadAhead[Made] | None = None
+        self._primed: dict[tuple[int, int], ReadAhead[Made]] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor after the last batch handed out: a few numbers, valid for any world_size."""
@@ -182,7 +182,7 @@ class BatchLoader:
         if key not in self._primed:
             self._primed[key] = self._begin(key, before=self._latest)
 
-    def epoch(self, epoch: int) -> "EpochBatches":
+    def epoch(self, epoch: int) -> EpochBatches:
         """The batches of an epoch: all, or after ``load_state_dict`` those after its cursor.
 
         They are read ahead from this call on. What was primed for other epochs is thrown away.
@@ -200,7 +200,7 @@ class BatchLoader:
         if not goes_on:
             self.lost.begin_epoch()
         self.counters["empty_shards"] = len(self._index.empty_shards)
-        return EpochBatches(self, reading)
+        return EpochBatches(self._take, reading)
 
     def close(self) -> None:
         """Throws away what was primed."""
@@ -212,13 +212,13 @@ class BatchLoader:
         resume = self._resume
         return epoch, resume["step"] if resume is not None and resume["epoch"] == epoch else 0
 
-    def _begin(self, key: tuple[int, int], before: "ReadAhead[_Made] | None") -> "ReadAhead[_Made]":
+    def _begin(self, key: tuple[int, int], before: "ReadAhead[Made] | None") -> ReadAhead[Made]:
         name = f"read-{self._order['split']}"
         reading = ReadAhead(lambda: self._read(*key), self._prefetch, name, before)
         self._latest = reading
         return reading
 
-    def _take(self, made: "_Made") -> Batch:
+    def _take(self, made: Made) -> Batch:
         """Enters a batch that is handed out into the books."""
         self.counters.update(made.counters)
         self._cursor = made.batch.cursor
@@ -229,7 +229,7 @@ class BatchLoader:
     def _cursor_at(self, epoch: int, step: int) -> dict[str, Any]:
         return {"epoch": epoch, "step": step, **self._order}
 
-    def _read(self, epoch: int, first: int) -> Generator["_Made", None, None]:
+    def _read(self, epoch: int, first: int) -> Generator[Made, None, None]:
         """Batches from number ``first`` on, in the calling thread."""
         counters: Counter[str] = Counter()
         encoder = RowEncoder(
@@ -277,60 +277,7 @@ class BatchLoader:
                 lost = void_rows_by_code((s.rows, s.start, s.stop) for s in segments)
                 seen = Counter({"rows": batch.rows, **counters})
                 counters.clear()
-                yield _Made(batch, seen, lost)
+                yield Made(batch, seen, lost)
             self._read_through = True
         finally:
             reader.close()
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A batch, what was seen since the one before it, and its void rows by code."""
-
-    batch: Batch
-    counters: Counter[str]
-    lost: Counter[int]
-
-
-class EpochBatches(Iterator[Batch]):
-    """The batches of an epoch, in order; ``close`` (or dropping it) ends the reading."""
-
-    def __init__(self, loader: BatchLoader, reading: ReadAhead[_Made]) -> None:
-        self._loader = loader
-        self._reading = reading
-        self._next: _Made | None = None
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Batch:
-        """Raises DatasetError where the data cannot be used, or too much of it is lost."""
-        if self.peek() is None:
-            raise StopIteration
-        made, self._next = self._next, None
-        assert made is not None
-        try:
-            return self._loader._take(made)
-        except BaseException:
-            self.close()
-            raise
-
-    def peek(self) -> Batch | None:
-        """The batch that comes next, None at the end. It is in no books before it is handed out.
-
-        Raises:
-            DatasetError: the data cannot be used.
-        """
-        if self._next is None:
-            try:
-                self._next = self._reading.get()
-            except BaseException:
-                self.close()
-                raise
-        return None if self._next is None else self._next.batch
-
-    def close(self) -> None:
-        self._reading.close()
-
-    def __del__(self) -> None:
-        self.close()

@@ -135,7 +135,7 @@ class LostRows:
             f"split {self._index.split!r}: {lost:,} of {self._index.rows:,} rows "
             f"({lost / self._index.rows:.2%}) of this epoch could not be used, more than "
             f"data.faults.max_lost_fraction ({self.faults.ceiling:g}) allows. Worst: "
-            f"{_worst(losses)}. Mend or restore these files, or raise max_lost_fraction"
+            f"{worst_shards(losses)}. Mend or restore these files, or raise max_lost_fraction"
         )
 
 
@@ -174,7 +174,8 @@ def loss_table(losses: Iterable[Loss]) -> list[dict[str, object]]:
     return [asdict(loss) for loss in losses]
 
 
-def _worst(losses: Sequence[Loss]) -> str:
+def worst_shards(losses: Sequence[Loss]) -> str:
+    """The files that lost most rows, with the first reason of each."""
     by_shard: dict[str, list[Loss]] = {}
     for loss in losses:
         by_shard.setdefault(loss.shard, []).append(loss)

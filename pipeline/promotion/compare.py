@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipeline.backtest.judging import Judge, frequent_values, group_numbers
 from pipeline.backtest.raw_rows import RawRows
+from pipeline.backtest.skipped_rows import SkippedRows
 from pipeline.backtest.versions import LoadedVersion
 from pipeline.config import Experiment
 from pipeline.data.manifest import DatasetError
@@ -52,7 +53,8 @@ def compare(
     slices = frequent_values(rows, evaluation.slices, evaluation.slice_limit)
     unit = settings.resample_by
     keys = list(dict.fromkeys([*evaluation.slices, *([] if unit is None else [unit])]))
-    judge = Judge(versions, settings.split == "train", keys, slices)
+    skipped = SkippedRows(rows.name, rows.faults)
+    judge = Judge(versions, skipped, settings.split == "train", keys, slices)
     unit_column = None if unit is None else keys.index(unit)
     sample = ComparedRows(judge, settings.bootstrap_rows, unit_column, len(slices))
     first = _score_all(judge, sample, rows, keys, slices)
@@ -76,7 +78,8 @@ def compare(
         tasks=drawn.task_results(replicates),
         slices=drawn.slice_results(replicates),
         missing_tasks=tuple(n for n in lacking if candidate.loaded.task(n) is None),
-        remarks=tuple(judge.remarks),
+        losses=tuple(skipped.losses),
+        remarks=(*skipped.remarks(), *judge.remarks),
     )
 
 
@@ -89,10 +92,12 @@ def _score_all(
 ) -> pa.Table:
     """Passes all rows through the judge; returns the first ones as they are, for timing."""
     first: list[pa.RecordBatch] = []
-    for batch in rows.batches(judge.columns):
-        if not first:
-            first.append(batch.rows.slice(0, _LATENCY_ROWS))
+    for batch in rows.batches(judge.columns, skipped=judge.skipped):
         judged = judge.add(batch)
+        if not judged.batch.rows.num_rows:
+            continue
+        if not first:
+            first.append(judged.batch.rows.slice(0, _LATENCY_ROWS))
         groups = [group_numbers(s, judged.keys_BK[:, keys.index(s.name)]) for s in slices]
         sample.add(judged, groups)
     if not first:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.backtest.skipped_rows import loss_table
 from pipeline.page import Remark, ReportPage, Table
 from pipeline.promotion.bootstrap import Interval
 from pipeline.promotion.outcome import Comparison, TaskResult
@@ -84,6 +85,8 @@ def evidence_page(
     }
     if comparison.slices:
         tables["Slices"] = slice_table(comparison)
+    if comparison.losses:
+        tables["Rows that could not be used"] = loss_table(comparison.losses)
     champion = comparison.champion
     return ReportPage(
         title=f"{comparison.candidate.uri} against "
@@ -110,6 +113,7 @@ def evidence_tags(comparison: Comparison, verdicts: list[Verdict], place: str) -
         "promotion.compared_with": "none" if champion is None else champion.version,
         "promotion.data": comparison.data[:4000],
         "promotion.rows": str(comparison.rows),
+        "promotion.rows_lost": str(sum(loss.rows for loss in comparison.losses)),
         "promotion.evidence": place,
     }
     for task in comparison.tasks:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.data.losses import Loss
 from pipeline.evaluation.metrics import Metrics
 from pipeline.promotion.bootstrap import Interval
 
@@ -90,7 +91,8 @@ class Comparison:
     Attributes:
         candidate, champion: the versions; no champion = a first promotion.
         data: which rows, in words.
-        rows: how many.
+        rows: how many were judged.
+        losses: rows that could not be used, by file, row group and kind of fault.
         bootstrap: how intervals were made, in words.
         missing_tasks: the champion's tasks that the candidate lacks.
         remarks: what must be known to read the figures.
@@ -104,6 +106,7 @@ class Comparison:
     tasks: tuple[TaskResult, ...]
     slices: tuple[SliceResult, ...]
     missing_tasks: tuple[str, ...] = ()
+    losses: tuple[Loss, ...] = ()
     remarks: tuple[str, ...] = field(default=())
 
     def tree(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -13,12 +14,17 @@ class RowError(ValueError):
         field: the column at fault.
         problem: what is wrong with it, and what it needs.
         row: position of the first such row; None where it is the column as a whole.
+        rows: int64, ascending: rows with such a value that were met together, `row` first; None
+            where it is the column as a whole.
     """
 
-    def __init__(self, field: str, problem: str, row: int | None = None) -> None:
+    def __init__(
+        self, field: str, problem: str, row: int | None = None, rows: np.ndarray | None = None
+    ) -> None:
         where = f"column {field!r}" if row is None else f"row {row}, column {field!r}"
         super().__init__(f"{where} {problem}" if row is None else f"{where}: {problem}")
         self.field, self.problem, self.row = field, problem, row
+        self.rows = np.array([row]) if rows is None and row is not None else rows
 
 
 def arrow_type(text: str) -> pa.DataType:

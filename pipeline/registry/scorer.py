@@ -21,6 +21,7 @@ import ple
 from pipeline.config import Experiment, load_experiment
 from pipeline.data.encoded import EncodedFeatures, Ragged
 from pipeline.data.faults import BadColumnError, BadValueError
+from pipeline.data.lookup import HashLookup
 from pipeline.data.transforms import FeatureTransforms
 from pipeline.evaluation.scores import score
 from pipeline.model import build_heads, build_served_ranker
@@ -52,6 +53,7 @@ class RowScorer:
         experiment: what was trained.
         schema: Arrow types of the raw columns.
         task_names: names of the score columns, in order.
+        id_columns: those whose ids may be unknown; any id is known where it is hashed to its row.
     """
 
     def __init__(
@@ -64,6 +66,9 @@ class RowScorer:
         self.experiment = experiment
         self.schema = schema
         self.task_names = tuple(task.name for task in experiment.tasks)
+        self.id_columns = tuple(
+            e.name for e in transforms.categorical if not isinstance(e.lookup, HashLookup)
+        )
         self._transforms = transforms
         self._unknown_ids = UnknownIds(transforms)
         self._ranker = ranker.eval()
@@ -95,18 +100,24 @@ class RowScorer:
         scores_BT = self.score_table(arrow_table(rows, self.schema))
         return pd.DataFrame(scores_BT, index=rows.index, columns=list(self.task_names))
 
-    def score_table(self, rows: pa.Table) -> np.ndarray:
+    def score_table(self, rows: pa.Table, unknown: Counter[str] | None = None) -> np.ndarray:
         """scores_BT (float64, columns as :attr:`task_names`) of raw rows, in their order.
 
         Columns beyond those of :attr:`schema` are ignored, absent ones count as missing in every
         row. Types may differ where they convert without loss (int32, dictionary-encoded strings).
+
+        Args:
+            rows: raw rows.
+            unknown: counts, by column of :attr:`id_columns`, the ids that were scored as unknown.
 
         Raises:
             RowError: a column does not convert, or a row's values cannot be used.
         """
         rows = self._completed(rows)
         starts = range(0, rows.num_rows, _CHUNK_ROWS)
-        parts = [self._score_chunk(rows.slice(start, _CHUNK_ROWS), start) for start in starts]
+        parts = [
+            self._score_chunk(rows.slice(start, _CHUNK_ROWS), start, unknown) for start in starts
+        ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.task_names)))
 
     def _completed(self, rows: pa.Table) -> pa.Table:
@@ -121,26 +132,36 @@ class RowScorer:
         return pa.Table.from_arrays(columns, names=self.schema.names)
 
     @torch.inference_mode()
-    def _score_chunk(self, rows: pa.Table, first: int) -> np.ndarray:
-        features = self._encoded(rows, first)
+    def _score_chunk(self, rows: pa.Table, first: int, unknown: Counter[str] | None) -> np.ndarray:
+        counted: Counter[str] = Counter()
+        features = self._encoded(rows, first, counted)
         ids = feature_ids(features)
+        if unknown is not None:
+            unknown.update(counted)
+            if isinstance(self._ranker.embeddings, ple.ServingTables):
+                unknown.update(self._ranker.embeddings.unknown_ids(ids))
         outputs_BO = self._ranker(ids, None, torch.from_numpy(features.dense_BN))
         predictions_BT = self._heads.predictions(outputs_BO.double())
         scores_BT: np.ndarray = score(predictions_BT, self.experiment.tasks).numpy()
         return scores_BT
 
-    def _encoded(self, rows: pa.Table, first: int) -> EncodedFeatures:
+    def _encoded(self, rows: pa.Table, first: int, unknown: Counter[str]) -> EncodedFeatures:
         counters: Counter[str] = Counter()
         try:
             try:
-                return self._transforms.encode(rows, counters)
+                features = self._transforms.encode(rows, counters)
             except BadValueError as fault:
-                known = self._unknown_ids.removed(rows, fault)
-                return self._transforms.encode(known, counters)
+                counters.clear()
+                known = self._unknown_ids.removed(rows, fault, unknown)
+                features = self._transforms.encode(known, counters)
         except BadValueError as fault:
-            raise RowError(fault.column, fault.problem, first + fault.row) from None
+            row, rows_B = first + fault.row, first + fault.rows
+            raise RowError(fault.column, fault.problem, row, rows_B) from None
         except BadColumnError as fault:
             raise RowError(fault.column, fault.problem) from None
+        for name in self.id_columns:
+            unknown[name] += counters[f"{name}/unknown_ids"]
+        return features
 
 
 def bundle_folder(folder: str | Path) -> Path:

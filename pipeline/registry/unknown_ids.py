@@ -1,5 +1,7 @@
 """Ids outside an ``identity`` table, which training refuses and serving scores as missing."""
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +25,8 @@ class UnknownIds:
             if isinstance(encoder.lookup, IdentityLookup)
         }
 
-    def removed(self, rows: pa.Table, fault: BadValueError) -> pa.Table:
-        """`rows` with such ids null, in all identity columns.
+    def removed(self, rows: pa.Table, fault: BadValueError, counted: Counter[str]) -> pa.Table:
+        """`rows` with such ids null, in all identity columns, and counted by column.
 
         Raises:
             BadValueError: `fault` itself, where it is about another column.
@@ -33,14 +35,22 @@ class UnknownIds:
             raise fault
         for name, limit in self._rows.items():
             column = rows.column(name).combine_chunks()
-            position = rows.column_names.index(name)
-            rows = rows.set_column(position, name, _within(column, limit))
+            if isinstance(column, pa.ChunkedArray):
+                chunks = column.chunks
+                column = pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
+            within = _within(column, limit)
+            counted[name] += _nulls(within) - _nulls(column)
+            rows = rows.set_column(rows.column_names.index(name), name, within)
         return rows
 
 
-def _within(column: pa.Array | pa.ChunkedArray, limit: int) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+def _nulls(column: pa.Array) -> int:
+    """Null ids, of lists those within them; the slice an array may be is honoured."""
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return int((column.flatten() if is_list else column).null_count)
+
+
+def _within(column: pa.Array, limit: int) -> pa.Array:
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         # The slice an array may be is in its offsets; null lists stay null.
         offsets = column.offsets

@@ -142,8 +142,9 @@ def open_parquet(
     """
     place = store.name_of(path)
     try:
-        source = store.open_input(path)
-        if not store.is_local:
+        if store.is_local:
+            source = store.open_input(path)
+        else:
             remote = RemoteFile(lambda: store.open_input(path), place, retry, Counter())
             source = pa.PythonFile(remote, mode="r")
         return pq.ParquetFile(

@@ -41,6 +41,9 @@ class ServiceMetrics:
         self.model_seconds = self._histogram(
             "model_seconds", "Time of a model call.", _SECONDS, "model"
         )
+        self.unknown_ids = self._counter(
+            "unknown_ids", "Ids of rows scored that the model does not know.", "model", "feature"
+        )
         self.queued_rows = self._gauge("queued_rows", "Rows that wait for a model.", "model")
         self.version = self._gauge(
             "version_info", "1 = loaded now.", "model", "registered", "version"

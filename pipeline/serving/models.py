@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class ServingVersion:
         self._lenient = RowReader(schema, limits, refuse_extra=False)
         self._model_seconds = metrics.model_seconds.labels(name)
         self._scorer = loaded.scorer
+        self._unknown_ids = {
+            feature: metrics.unknown_ids.labels(name, feature)
+            for feature in loaded.scorer.id_columns
+        }
         self.batcher = MicroBatcher(
             self._score, config.batching, executor, metrics.batch_rows.labels(name).observe
         )
@@ -62,8 +67,12 @@ class ServingVersion:
 
     def _score(self, rows: pa.Table) -> np.ndarray:
         started = time.perf_counter()
-        scores_BT = self._scorer.score_table(rows)
+        unknown: Counter[str] = Counter()
+        scores_BT = self._scorer.score_table(rows, unknown)
         self._model_seconds.observe(time.perf_counter() - started)
+        for feature, ids in unknown.items():
+            if ids:
+                self._unknown_ids[feature].inc(ids)
         return scores_BT
 
 

@@ -8,7 +8,7 @@ from torchrec import KeyedJaggedTensor
 
 import ple
 from pipeline.data.batch import Batch
-from pipeline.data.loader import EpochBatches
+from pipeline.data.epoch_batches import EpochBatches
 from pipeline.training.clock import PhaseClock
 from ple.started_ids import StartedIds
 

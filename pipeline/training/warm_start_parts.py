@@ -172,18 +172,6 @@ class _Description:
         extraction = self._ranker.extraction
         wiring = extraction.wiring
         axes = [inputs[view] for view in wiring.inputs]
-        readers = [Owner("group", g) for g in range(len(self._groups))] + [Owner("shared")]
-        for n, gate in enumerate(extraction.feature_gates):
-            place = f"extraction.feature_gates.{n}."
-            tensors = low_rank_tensors(f"{place}factors.", gate.factors, inputs[0])
-            if gate.gate is not None:
-                factors = units(gate.factors.maps, "factors")  # type: ignore[union-attr,arg-type]
-                tensors |= mlp_tensors(f"{place}gate.", gate.gate, inputs[0], factors)  # type: ignore[arg-type]
-            self._add(
-                ("feature gate", self._owner(readers[n])),
-                f"feature gate of {self._words(readers[n])}",
-                tensors,
-            )
         for number, wired in enumerate(wiring.levels):
             self._level(number, axes)
             if number + 1 == len(wiring.levels):
@@ -209,6 +197,15 @@ class _Description:
             self._add(
                 ("experts", number, owner), f"experts of {self._words(bank.owner)}{level}", tensors
             )
+            if bank.feature_gated:
+                gate, where = network.feature_gates[key], f"{place}feature_gates.{key}."
+                read = axes[bank.reads]
+                tensors = low_rank_tensors(f"{where}factors.", gate.factors, read)
+                if gate.gate is not None:
+                    factors = units(gate.factors.maps, "factors")
+                    tensors |= mlp_tensors(f"{where}gate.", gate.gate, read, factors)
+                title = f"feature gate of {self._words(bank.owner)}{level}"
+                self._add(("feature gate", number, owner), title, tensors)
         for output in wired.outputs:
             key, owner, words = output.owner.key, self._owner(output.owner), output.owner
             selectors = [axes[position] for position in output.selectors]

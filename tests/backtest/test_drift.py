@@ -29,7 +29,8 @@ def test_psi_worked_by_hand():
 
 
 def batch(**columns):
-    return RawBatch(pa.record_batch(columns), "file: row group 0", 0)
+    rows = pa.record_batch(columns)
+    return RawBatch(rows, "file", 0, np.arange(rows.num_rows))
 
 
 def counter():

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from damage import replace, rewrite
 from mlflow.tracking import MlflowClient
 from sklearn.metrics import log_loss, roc_auc_score
 from small_versions import DAYS
@@ -160,3 +161,33 @@ def test_a_version_without_a_reference_says_so(shop, registry, config, tmp_path,
     model = f"models:/shop/{number}"
     assert main(["--config", path, "--model", model, "--output", str(tmp_path)]) == 0
     assert f"{model} has no reference.json" in capsys.readouterr().out
+
+
+def test_bad_rows_are_lost_by_day(shop, config, tmp_path, capsys):
+    logs = tmp_path / "logs"
+    shutil.copytree(shop.folder / "logs", logs)
+    rewrite(logs / f"dt={DAYS[1]}/a.parquet", replace("click", dict.fromkeys(range(290, 310), 7)))
+    path = config(
+        rows={"files": str(logs / "dt={date}"), "first_date": DAYS[0], "last_date": DAYS[2]}
+    )
+    summary = tmp_path / "s.json"
+    arguments = ["--config", path, "--model", VERSIONS[0], "--output", str(tmp_path)]
+    arguments += ["--summary", str(summary)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "a.parquet: row group 0: column 'click', row 290: holds 7" in said
+    # 20 of all 4,500 rows are few enough, 20 of that day's are not.
+    skip = ["data.faults.labels=skip_row", "data.faults.max_lost_fraction=0.01"]
+    assert main([*arguments, *skip]) == 1
+    assert f"{DAYS[1]}: 20 of 1,500 rows (1.33%)" in capsys.readouterr().err
+    skip[1] = "data.faults.max_lost_fraction=0.02"
+    assert main([*arguments, *skip]) == 0
+    assert "20 of 4,500 rows could not be used (labels 20)" in capsys.readouterr().out
+    found = json.loads(summary.read_text())
+    assert [(day["rows"], day["lost"]) for day in found["days"]] == [
+        (1500, 0),
+        (1480, 20),
+        (1500, 0),
+    ]
+    assert [(loss["row_group"], loss["rows"]) for loss in found["losses"]] == [(0, 10), (1, 10)]
+    assert "Rows that could not be used" in (tmp_path / "backtest.html").read_text()

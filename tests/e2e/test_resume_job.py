@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,24 @@ class Job:
         raise AssertionError(self.output.read_text())
 
     def workers(self) -> list[psutil.Process]:
-        return [
-            child
-            for child in psutil.Process(self.process.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(child.cmdline())
-        ]
+        return self._children("RayTrainWorker")
+
+    def wait_for_registration(self) -> "Job":
+        """Until the artifact is logged and scores rows in a process of its own."""
+        until = time.monotonic() + 300
+        while not self._children("fresh_scores.py"):
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < until, self.output.read_text()
+            time.sleep(0.02)
+        return self
+
+    def _children(self, words: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if words in " ".join(child.cmdline()):
+                    found.append(child)
+        return found
 
     def end(self) -> int:
         return self.process.wait(timeout=300)
@@ -112,6 +126,16 @@ def mlflow_run(storage: Path) -> Any:
     return client.get_run(run_folder(storage).name)
 
 
+def versions(storage: Path) -> list[tuple[str, str]]:
+    """Run and alias of each registered version."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage}/mlflow.db")
+    found = [
+        client.get_model_version(each.name, each.version)
+        for each in client.search_model_versions("name='clicklog'")
+    ]
+    return [(version.run_id, *version.aliases) for version in found]
+
+
 def test_stopped_killed_and_killed_again_it_ends_as_if_nothing_had_happened(
     config: Path, untouched: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +160,12 @@ def test_stopped_killed_and_killed_again_it_ends_as_if_nothing_had_happened(
 
     job = Job(config, storage, "--resume", run.run_id).wait_for(10)
     job.workers()[1].kill()
+    job.wait_for_registration().process.kill()
+    job.process.wait()
+    assert versions(storage) == []
+    job = Job(config, storage, "--resume")
     assert job.end() == 0, job.output.read_text()
+    assert versions(storage) == [(run.run_id, "candidate")]
     assert re.search(r"restart 1 of 3: worker\(s\) [01] of 2 died", job.output.read_text())
 
     assert run_folder(storage).name == run.run_id

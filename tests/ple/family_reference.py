@@ -121,8 +121,8 @@ def home(p: Parameters, xs: list[Array], levels: Levels, act: str, groups=((0, 2
     units = [(f"group_{g}", meta.group_experts[g]) for g in range(count)]
     units.append(("shared", meta.shared_experts))
     own = [
-        experts(p, at, key, m, feature_gate(p, f"feature_gates.{u}.", v), act)
-        for u, (key, m) in enumerate(units)
+        experts(p, at, key, m, feature_gate(p, f"{at}feature_gates.{key}.", v), act)
+        for key, m in units
     ]
     pools = [own[g] + own[count] for g in range(count)]
     pools.append([output for unit in own for output in unit])
@@ -134,14 +134,23 @@ def home(p: Parameters, xs: list[Array], levels: Levels, act: str, groups=((0, 2
             + self_gated(p, f"{at}self_gates.{key}.", v, own[u], act)
         )
     at = "levels.1."
+    scaled = {
+        key: feature_gate(p, f"{at}feature_gates.{key}.", stream)
+        for key, stream in [
+            *((f"group_{g}", z[g]) for g in range(count)),
+            *((f"task_{k}", z[g]) for g, members in enumerate(groups) for k in members),
+            ("shared", z[count]),
+        ]
+    }
     of_group = [
-        experts(p, at, f"group_{g}", last.group_experts[g], z[g], act) for g in range(count)
+        experts(p, at, f"group_{g}", last.group_experts[g], scaled[f"group_{g}"], act)
+        for g in range(count)
     ]
-    shared = experts(p, at, "shared", last.shared_experts, z[count], act)
+    shared = experts(p, at, "shared", last.shared_experts, scaled["shared"], act)
     streams, gates = [], []
     for k, m in enumerate(last.task_experts):
         g = next(g for g, members in enumerate(groups) if k in members)
-        of_task = experts(p, at, f"task_{k}", m, z[g], act)
+        of_task = experts(p, at, f"task_{k}", m, scaled[f"task_{k}"], act)
         pool = of_task + of_group[g] + shared
         selector = np.concatenate([z[g], z[count]], axis=1)
         gates.append(gate(p, f"{at}gates.task_{k}.", selector, len(pool), act))

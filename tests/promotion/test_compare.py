@@ -1,16 +1,21 @@
 """The figures of a comparison against scikit-learn on the versions' own scores."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import flip_page_header, replace, rewrite
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pipeline.backtest.raw_rows import open_rows
 from pipeline.backtest.versions import LoadedVersion, VersionError
 from pipeline.config.load import with_absolute_paths
+from pipeline.data.losses import Loss
 from pipeline.data.manifest import DatasetError
 from pipeline.promotion.compare import NamedVersion, compare
+from pipeline.promotion.evidence import evidence_page, evidence_tags, evidence_tree
 from pipeline.registry.scorer import RowScorer
 
 pytestmark = pytest.mark.slow
@@ -34,10 +39,12 @@ def rows(shop):
     return pq.read_table(shop.folder / "data" / "test")
 
 
-def compared(shop, candidate, champion, **promotion):
+def compared(shop, candidate, champion, faults=None, data=None, **promotion):
     settings = {"replicates": 200, "latency_calls": 3} | promotion
+    place = {"path": str(data or shop.folder / "data"), "faults": faults or {}}
+    evaluation = {"slices": ["device"], "max_slices": 2}
     experiment = with_absolute_paths(
-        shop.configured(promotion=settings, evaluation={"slices": ["device"], "max_slices": 2})
+        shop.configured(promotion=settings, evaluation=evaluation, data=place)
     )
     return compare(
         experiment, candidate, champion, open_rows(experiment, experiment.promotion, "promotion")
@@ -174,7 +181,8 @@ def test_bad_rows_are_named_with_their_place(shop, versions, tmp_path):
         tmp_path / "bad.parquet",
         row_group_size=300,
     )
-    with pytest.raises(DatasetError, match=r"bad.parquet: row group 1, row 150: .*'click'"):
+    place = r"bad.parquet: row group 1: column 'click', row 150: holds 7; .*data.faults.labels"
+    with pytest.raises(DatasetError, match=place):
         compared(shop, *versions, rows={"files": str(tmp_path / "bad.parquet")})
     pq.write_table(rows.drop_columns(["price"]), tmp_path / "bad.parquet")
     with pytest.raises(DatasetError, match=r"bad.parquet: has no column 'price'"):
@@ -182,3 +190,98 @@ def test_bad_rows_are_named_with_their_place(shop, versions, tmp_path):
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no PAR1")
     with pytest.raises(DatasetError, match=r"bad.parquet: cannot be opened"):
         compared(shop, *versions, rows={"files": str(tmp_path / "bad.parquet")})
+
+
+@pytest.fixture
+def logs(shop, tmp_path):
+    """(good rows, file with three bad labels in its second row group, file as it should be)."""
+    source = shop.folder / "logs/dt=2026-11-01/a.parquet"
+    bad, good = tmp_path / "bad.parquet", tmp_path / "good.parquet"
+    shutil.copy(source, bad)
+    shutil.copy(source, good)
+    rewrite(bad, replace("click", {310: 7, 450: None}))
+    rewrite(bad, replace("spent", {450: float("nan"), 599: float("inf")}))
+    rows = pq.read_table(source)
+    usable = np.delete(np.arange(rows.num_rows), [310, 450, 599])
+    return pa.concat_tables([rows.take(usable), rows]), bad, good
+
+
+def test_rows_with_bad_labels_are_skipped_counted_and_shown(shop, versions, logs, tmp_path):
+    usable, bad, _ = logs
+    faults = {"labels": "skip_row", "max_lost_fraction": 0.01}
+    files = {"files": str(tmp_path / "*.parquet")}
+    found = compared(shop, versions[1], versions[0], faults, rows=files)
+    assert found.rows == usable.num_rows == 1397
+    click, scores = usable["click"].to_numpy(), scores_of(versions[1], usable)[:, 0]
+    auc = roc_auc_score(click, scores)
+    assert found.tasks[0].candidate["auc"] == pytest.approx(auc, abs=1e-9)
+    assert (found.tasks[0].rows, found.tasks[2].rows) == (1397, 1397)
+    (loss,) = found.losses
+    assert loss == Loss("promotion.rows", str(bad), 1, "labels", 3, loss.reason)
+    assert loss.reason.startswith("column 'click', row 10: holds 7; ")
+    assert found.remarks[0].startswith("3 of 1,400 rows could not be used (labels 3)")
+
+    tags = evidence_tags(found, [], "place")
+    assert (tags["promotion.rows"], tags["promotion.rows_lost"]) == ("1397", "3")
+    assert evidence_tree(found, [])["comparison"]["losses"][0]["rows"] == 3
+    page = evidence_page(found, [], "interval", "").html()
+    assert "Rows that could not be used" in page
+    assert "column &#x27;click&#x27;, row 10" in page
+
+    faults["max_lost_fraction"] = 0.002
+    words = r"promotion.rows, all rows: 3 of 1,400 rows \(0.21%\) .*max_lost_fraction \(0.002\)"
+    with pytest.raises(DatasetError, match=words):
+        compared(shop, *versions, faults, rows=files)
+
+
+def test_files_that_cannot_be_read_are_skipped_where_allowed(shop, versions, logs, tmp_path):
+    _, bad, good = logs
+    shutil.copy(good, bad)
+    flip_page_header(bad, 1)
+    files = {"files": str(tmp_path / "*.parquet")}
+    damaged = r"bad.parquet: row group 1 cannot be decoded"
+    with pytest.raises(DatasetError, match=damaged):
+        compared(shop, *versions, rows=files)
+    faults = {"unreadable": "skip_row_group", "max_lost_fraction": 0.5}
+    found = compared(shop, *versions, faults, rows=files)
+    assert found.rows == 1100
+    assert [(loss.row_group, loss.kind, loss.rows) for loss in found.losses] == [
+        (1, "unreadable", 300)
+    ]
+
+    # A column that is absent, and one of another type, in one of the files.
+    for change in (
+        lambda rows: rows.drop_columns(["price"]),
+        lambda rows: rows.drop_columns(["price"]).append_column("price", [["dear"] * 700]),
+    ):
+        shutil.copy(good, bad)
+        rewrite(bad, change)
+        with pytest.raises(DatasetError, match=r"bad.parquet: .*column 'price'"):
+            compared(shop, *versions, faults, rows=files)
+        drift = {"schema_drift": "skip_row_group", "max_lost_fraction": 0.5}
+        found = compared(shop, *versions, drift, rows=files)
+        assert found.rows == 700
+        assert [(loss.row_group, loss.kind, loss.rows) for loss in found.losses] == [
+            (0, "schema_drift", 300),
+            (1, "schema_drift", 300),
+            (2, "schema_drift", 100),
+        ]
+
+    # Of a file without a footer nobody knows how many rows are lost.
+    bad.write_bytes(good.read_bytes()[:1000])
+    with pytest.raises(DatasetError, match=r"bad.parquet: cannot be opened .*restore the file"):
+        compared(shop, *versions, faults, rows=files)
+
+
+def test_a_split_is_what_its_manifest_says(shop, versions, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(shop.folder / "data", data)
+    (shard,) = (data / "test").glob("*.parquet")
+    rewritten = pq.read_table(shard).slice(0, 5990)
+    pq.write_table(rewritten, shard)
+    with pytest.raises(DatasetError, match=r"row group 0 has 5990 rows, the manifest says 2048"):
+        compared(shop, *versions, data=data)
+    shard.unlink()
+    faults = {"unreadable": "skip_row_group", "max_lost_fraction": 0.5}
+    with pytest.raises(DatasetError, match=r"6,000 of 6,000 rows \(100.00%\)"):
+        compared(shop, *versions, faults, data=data)

@@ -56,6 +56,7 @@ def test_versions_come_and_go(registry, tmp_path, capsys):
     assert version.tags["promotion.verdict"] == "passed"
     assert version.tags["promotion.compared_with"] == "1"
     assert version.tags["promotion.replaced"] == "1"
+    assert version.tags["promotion.rows_lost"] == "0"
     assert version.tags["promotion.auc_difference.click"].startswith(("+0.000", "-0.000"))
     place = version.tags["promotion.evidence"]
     files = {f.path for f in client.list_artifacts(version.run_id, place)}

@@ -1,5 +1,6 @@
 """The fast path: tables in, scores out, from any thread, with every fault named."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -51,6 +52,7 @@ def test_a_row_that_cannot_be_used_is_named_by_number(trained, monkeypatch):
     with pytest.raises(RowError, match=r"row 11, column 'relevance': .*one weight per id") as error:
         trained.scorer.score_table(rows)
     assert (error.value.field, error.value.row) == ("relevance", 11)
+    assert error.value.rows.tolist() == [11]
 
 
 def test_ids_outside_an_identity_table_count_as_missing(identities):
@@ -77,6 +79,48 @@ def test_identity_ids_of_a_slice_and_with_nulls(identities):
     np.testing.assert_allclose(
         whole, identities.score_table(pa.table(clean, schema=types)), atol=1e-7
     )
+
+
+def test_unknown_ids_are_counted_by_column(trained, monkeypatch):
+    lists = {"tags": [[3, 999, 998, 997], [999], None, [4]]}  # three are kept of a list
+    lists |= {"words": [["w1", "zz"], ["zz"], [], ["w2"]]}
+    lists |= {"relevance": [[1.0, 1.0], [np.nan], [], [1.0]]}  # without a weight there is no id
+    singles = {"user": ["u1", "nobody", None, "someone"], "item": [10**12] * 4}
+    visitors = [7, 10**9, None, 8]
+    schema = trained.scorer.schema
+    rows = pa.table(
+        singles | lists | {"visitor": visitors},
+        schema=pa.schema([schema.field(name) for name in (*singles, *lists, "visitor")]),
+    )
+    state = trained.scorer._ranker.state_dict()
+    (held,) = [
+        set(v.tolist())
+        for k, v in state.items()
+        if k.startswith("embeddings.maps") and k.endswith("ids")
+    ]
+    place = trained.transforms.single_features.index("visitor")
+    keys = trained.transforms.encode(trained.scorer._completed(rows)).ids_FB[place].tolist()
+    mapped = sum(key not in held for key in (keys[0], keys[1], keys[3]))
+    assert mapped >= 1
+    expected = Counter(user=2, tags=3, words=1, visitor=mapped)
+    for chunk in (8192, 3):
+        monkeypatch.setattr("pipeline.registry.scorer._CHUNK_ROWS", chunk)
+        unknown = Counter()
+        trained.scorer.score_table(rows, unknown)
+        assert unknown == expected
+    assert set(unknown) == {"user", "tags", "words", "visitor"} == set(trained.scorer.id_columns)
+
+
+def test_ids_outside_an_identity_table_are_counted_as_unknown(identities):
+    ages = pa.array([500, None, -1, 90, 5])
+    tags = pa.array([[500], [3, 11], [3, 99, 11, -4], [99], None])
+    unknown = Counter()
+    identities.score_table(pa.table({"user": ["u1"] * 5, "age": ages, "tags": tags}), unknown)
+    assert unknown == Counter(age=3, tags=4)
+    unknown.clear()
+    sliced = pa.table({"user": ["u1", "x", "x", "y", "u2"], "age": ages, "tags": tags}).slice(1, 3)
+    identities.score_table(sliced, unknown)
+    assert unknown == Counter(age=2, tags=3, user=3)
 
 
 def test_threads_do_not_disturb_each_other(trained):

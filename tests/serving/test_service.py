@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from pipeline.benchmark.malformed import MalformedRequests
 from pipeline.config.serving import ServedModelConfig, ServingConfig
+from pipeline.serving.body import RequestError
 from pipeline.serving.http import ScoringHttp
 from pipeline.serving.service import ScoringService
 from pipeline.serving.versions import VersionError, VersionStore
@@ -109,6 +110,34 @@ def test_unknown_ids_and_missing_values_have_a_score(versions):
         np.testing.assert_array_equal(answer.scores_BT[0], answer.scores_BT[1])
         np.testing.assert_array_equal(answer.scores_BT[2], answer.scores_BT[3])
         assert (answer.scores_BT[0] != answer.scores_BT[2]).any()
+
+    serve(versions, scenario)
+
+
+def test_unknown_ids_are_counted_by_feature(versions):
+    async def scenario(service, _):
+        def unknown():
+            registry, name = service.metrics.registry, "ple_serving_unknown_ids_total"
+            (family,) = (m for m in registry.collect() if m.name == "ple_serving_unknown_ids")
+            found = {s.labels["feature"]: s.value for s in family.samples if s.name == name}
+            assert {s.labels["model"] for s in family.samples} == {"champion"}
+            return found
+
+        # Every feature from the start, and no other label whatever comes in.
+        features = {*versions.scorers["1"].id_columns}
+        assert features == {"user_id", "item_id", "category", "city", "device", "hour"} | {
+            "item_tags",
+            "interests",
+        }
+        assert unknown() == dict.fromkeys(features, 0)
+        rows = [{"category": "none such", "item_tags": [10**15, 10**15 + 1]}, {"category": None}]
+        good = service.score(json.dumps({"rows": [*rows, {}]}).encode())
+        # In one call with a request that cannot be scored, which has another unknown id.
+        row = {"category": "?", "interests": ["a", "b"], "interest_weights": [1.0]}
+        bad = service.score(json.dumps({"rows": [row]}).encode())
+        answers = await asyncio.gather(good, bad, return_exceptions=True)
+        assert isinstance(answers[1], RequestError)
+        assert unknown() == dict.fromkeys(features, 0) | {"category": 1, "item_tags": 2}
 
     serve(versions, scenario)
 
@@ -251,7 +280,7 @@ def test_http_faults(versions):
 def test_a_fault_of_our_own_says_nothing_but_a_number(versions, monkeypatch, caplog):
     async def scenario(service, _):
         version = service.models.by_name["champion"].current
-        monkeypatch.setattr(version._scorer, "score_table", lambda rows: 1 / 0)
+        monkeypatch.setattr(version._scorer, "score_table", lambda *_: 1 / 0)
         status, tree = await ask(service, body=b'{"rows": [{}]}')
         assert status == 500
         number = re.fullmatch(r".* under ([0-9a-f]{12})", tree["error"]["message"])[1]

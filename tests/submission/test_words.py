@@ -25,7 +25,7 @@ def demo(*words: str, address: str = CLUSTER) -> JobCommand:
 
 def test_the_jobs_are_those_with_a_main() -> None:
     jobs = known_jobs(ROOT / "jobs")
-    assert {"train", "prepare", "compare", "benchmark"} <= set(jobs)
+    assert {"train", "prepare", "compare", "tune", "benchmark"} <= set(jobs)
     assert not {"submit", "common", "plan_arguments", "__init__"} & set(jobs)
 
 

@@ -1,4 +1,4 @@
-"""A real `mlflow server` on loopback that keeps runs in SQLite and serves the artifacts."""
+"""A real `mlflow server` on loopback that keeps runs in a database and serves the artifacts."""
 
 import os
 import shutil
@@ -17,14 +17,20 @@ from pathlib import Path
 class MlflowServer:
     """A server that can be killed and started again at the same address, with the same store.
 
+    Args:
+        folder: see below.
+        store: URI of a database, or an empty SQLite store to begin with a copy of.
+
     Attributes:
         uri: its address.
-        folder: holds ``server.db`` and the artifacts, in ``served``.
+        folder: holds the copy, ``server.db``, and the artifacts, in ``served``.
     """
 
-    def __init__(self, folder: Path, empty_store: Path) -> None:
+    def __init__(self, folder: Path, store: Path | str) -> None:
         self.folder = folder
-        shutil.copy(empty_store, folder / "server.db")
+        if isinstance(store, Path):
+            store = f"sqlite:///{shutil.copy(store, folder / 'server.db')}"
+        self._store = store
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self._port}"
@@ -34,7 +40,7 @@ class MlflowServer:
         """Starts it; with `wait`, returns when it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
         command += ["--port", str(self._port), "--workers", "1", "--serve-artifacts"]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        command += ["--backend-store-uri", self._store]
         command += ["--artifacts-destination", str(self.folder / "served")]
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("a") as log:
@@ -77,9 +83,10 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path, empty_store: Path) -> Iterator[MlflowServer]:
-    """Runs a server; `empty_store` is a SQLite file that MLflow has made, which takes seconds."""
-    server = MlflowServer(folder, empty_store)
+def mlflow_server(folder: Path, store: Path | str) -> Iterator[MlflowServer]:
+    """Runs a server on a database, or on a copy of a SQLite file that MLflow has made, which takes
+    seconds."""
+    server = MlflowServer(folder, store)
     try:
         server.start()
         yield server
