@@ -2,10 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ple.products import onednn
 
@@ -21,7 +23,13 @@ def matmul_rate(seconds: float = 0.2) -> float:
     Uses the intra-op threads in force. Each shape runs for about ``seconds``; the median of its
     calls counts.
     """
-    return max(_product_rate(shape, seconds) for shape in _SHAPES)
+    ways = (_by_mm, _by_onednn) if torch.backends.mkldnn.is_available() else (_by_mm,)
+    return max(_product_rate(shape, seconds, ways) for shape in _SHAPES)
+
+
+def torch_mm_rate(seconds: float = 0.2) -> float:
+    """The same of ``torch.mm``, which most code multiplies with."""
+    return max(_product_rate(shape, seconds, (_by_mm,)) for shape in _SHAPES)
 
 
 def memory_rate(repetitions: int = 3) -> float:
@@ -37,16 +45,21 @@ def memory_rate(repetitions: int = 3) -> float:
     return 2 * _COPY_BYTES / statistics.median(times)
 
 
-def _product_rate(shape: tuple[int, int, int], seconds: float) -> float:
+def _product_rate(
+    shape: tuple[int, int, int], seconds: float, ways: Sequence[Callable[..., Any]]
+) -> float:
     rows, inner, columns = shape
-    left, right = torch.randn(rows, inner), torch.randn(inner, columns)
-    product = torch.empty(rows, columns)
-    transposed = right.T.contiguous()
-    ways: list[Callable[[], Any]] = [lambda: torch.mm(left, right, out=product)]
-    if torch.backends.mkldnn.is_available():
-        ways.append(lambda: onednn(left, transposed, None))
-    fastest = min(_median_seconds(way, seconds / len(ways)) for way in ways)
+    left, right = torch.randn(rows, inner), torch.randn(columns, inner)
+    fastest = min(_median_seconds(partial(way, left, right), seconds / len(ways)) for way in ways)
     return 2.0 * rows * inner * columns / fastest
+
+
+def _by_mm(left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right.T)
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    return onednn(left, right, None)
 
 
 def _median_seconds(run: Callable[[], Any], seconds: float) -> float:

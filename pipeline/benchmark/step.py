@@ -1,7 +1,8 @@
 """The model step alone, on batches that lie ready, as a share of what the machine can do.
 
-The ceiling is the step's matrix products at the rate of the fastest product measured beside it; all
-else (lookups, gates, activations, optimizers) counts as loss.
+The ceiling is the step's matrix products at the rate of the fastest product measured beside it, by
+whichever library; all else (lookups, gates, activations, optimizers) counts as loss. The same share
+of what ``torch.mm`` reaches may exceed 1, where another library is faster.
 """
 
 import itertools
@@ -15,7 +16,7 @@ import torch
 
 import ple
 from pipeline.benchmark.data_sets import write_benchmark_dataset
-from pipeline.benchmark.machine import matmul_rate, memory_rate
+from pipeline.benchmark.machine import matmul_rate, memory_rate, torch_mm_rate
 from pipeline.benchmark.model import BATCH_SIZE, benchmark_experiment, trainer_here
 from pipeline.benchmark.pairs import Ratio, interleaved
 from pipeline.training.trainer import Trainer
@@ -26,7 +27,7 @@ _STEPS = 12
 
 
 def measure_step(pairs: int, threads: list[int]) -> dict[str, Any]:
-    """``roofline_share_Nt`` for each number of threads, and what it is made of.
+    """``roofline_share_Nt``, ``torch_mm_share_Nt`` for each number of threads, and their parts.
 
     Args:
         pairs: interleaved rounds of products and steps.
@@ -57,18 +58,22 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
             trainer.train_step(next(endless), next(steps))
         return (time.perf_counter() - started) / _STEPS
 
-    measured = interleaved({"product": matmul_rate, "step": seconds_per_step}, pairs)
+    measured = interleaved(
+        {"product": matmul_rate, "torch_mm": torch_mm_rate, "step": seconds_per_step}, pairs
+    )
     # Forward, gradient of the input, gradient of the weights: three products of one size.
     flops = 3 * ple.cost(trainer.model.module).flops_per_row * BATCH_SIZE
-    share = Ratio.of(
-        [
-            flops / rate / step
-            for rate, step in zip(measured["product"], measured["step"], strict=True)
-        ]
+    share, mm_share = (
+        Ratio.of(
+            [flops / rate / step for rate, step in zip(measured[by], measured["step"], strict=True)]
+        )
+        for by in ("product", "torch_mm")
     )
     return {
         f"roofline_share_{threads}t": share.median,
         f"roofline_spread_{threads}t": [share.low, share.high],
+        f"torch_mm_share_{threads}t": mm_share.median,
+        f"torch_mm_spread_{threads}t": [mm_share.low, mm_share.high],
         f"flops_per_step_{threads}t": flops,
         f"matmul_flops_per_second_{threads}t": statistics.median(measured["product"]),
         f"memory_bytes_per_second_{threads}t": memory_rate(),
