@@ -92,7 +92,8 @@ class JointLoss:
         """Starts a step: sends the denominators on their way, sets the weights known by now."""
         local_T = self._heads.totals(batch.weights_BT, batch.labels_BT)
         totals_T = local_T.clone()
-        self._now = _Step(step, batch, local_T, totals_T, dist.all_reduce(totals_T, async_op=True))
+        work = dist.all_reduce(totals_T, async_op=True) if self._world_size > 1 else None
+        self._now = _Step(step, batch, local_T, totals_T, work)
         self._take_in_pending()
         self._balancer.prepare(step)
 
@@ -115,7 +116,8 @@ class JointLoss:
         now = self._begun
         numerators_T = self._heads.losses(outputs_BO, now.batch.labels_BT, now.batch.weights_BT)
         with self._clock.phase("communication"):
-            now.work.wait()
+            if now.work is not None:
+                now.work.wait()
             if self._guard is not None:
                 self._guard.check(numerators_T, now.totals_T)
         shares_T = numerators_T / now.totals_T.clamp(min=1e-12)
@@ -282,7 +284,7 @@ class _Step:
     batch: Batch
     local_totals_T: Tensor
     totals_T: Tensor
-    work: dist.Work
+    work: dist.Work | None
 
 
 @dataclass(frozen=True)
