@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="models:/NAME/VERSION or models:/NAME@ALIAS; the first one says what labels mean",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("backtest"), metavar="FOLDER", help="absent = backtest"
+        "--output", type=Path, metavar="FOLDER", help="absent = backtest/NAME in storage.path"
     )
     args = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -49,7 +49,7 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     from pipeline.backtest.backtest import backtest
     from pipeline.backtest.report import PAGE, show, track, write_page
 
-    page = args.output / PAGE
+    page = (args.output or Path(experiment.storage.path) / "backtest" / experiment.name) / PAGE
     check_summary(page)
     console = RunConsole()
     found = backtest(experiment, args.model, console)

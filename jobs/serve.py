@@ -6,6 +6,7 @@ python -m jobs.serve --model models:/demo@champion --tracking-uri URI [serving.k
 
 import argparse
 import sys
+import threading
 from collections.abc import Sequence
 
 from jobs.common import run_job
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--model and --tracking-uri go together")
     # Imported late: a wrong command line answers at once.
     from pipeline.registry.uris import tracking_uri
-    from pipeline.serving.launch import running_service, served_models, wait_for_signal
+    from pipeline.serving.launch import running_service, served_models
 
     if args.config is not None:
         experiment = load_experiment(args.config, args.overrides)
@@ -40,11 +41,12 @@ def run(args: argparse.Namespace) -> None:
         models, uri = list(config.models), args.tracking_uri
     console = RunConsole()
     console.note(f"starting {len(models)} model(s) on {config.replicas} replica(s)")
-    with running_service(config, models, uri, ray) as service:
+    stopped = threading.Event()
+    with running_service(config, models, uri, ray, stopped) as service:
         for name, version in service.versions.items():
             console.note(f"{name}: {version.model} version {version.version}")
         console.note(f"serving at {service.url} (POST /score, GET /health, GET /metrics)")
-        wait_for_signal()
+        stopped.wait()
         console.note("stopping: requests in flight are finished")
 
 

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 # How gloo and NCCL name a connection whose other end has gone, or has hung.
 _LOST_PEER = ("peer", "Connection reset", "NCCL", "Socket", "closed connection", "Timed out")
@@ -80,7 +81,8 @@ def failure_message(
             f"{where}"
         )
     # Nobody failed by itself: a process died without a word, and others missed it.
-    told = "" if error is None else f"; Ray's logs tell more: {str(error).splitlines()[-1]}"
+    last = "" if error is None else str(error).splitlines()[-1]
+    told = f"; Ray's logs tell more: {shorten(last, 160, placeholder=' ...')}" if last else ""
     silent = sorted(set(range(workers)) - {f.rank for f in failures})
     return (
         f"worker(s) {', '.join(map(str, silent)) or 'unknown'} of {workers} died (killed, out of "

@@ -87,6 +87,7 @@ def run_to_resume(storage: str, name: str, run_id: str | None) -> RunFile | None
             raise ResumeError(
                 f"--resume {run_id}: no such run under storage.path {mask(storage)}; there are "
                 + (known or "none")
+                + "; a run that is finished leaves nothing to resume"
             )
         if run.status == "finished":
             raise ResumeError(f"--resume {run_id}: this run is finished; start a new one")

@@ -54,18 +54,28 @@ def ray_session(experiment: Experiment) -> Iterator[None]:
         yield
 
 
+class ClusterError(RuntimeError):
+    """Ray does not start; the message says what to do."""
+
+
 @contextmanager
 def ray_cluster(config: RayConfig) -> Iterator[None]:
-    """The same for jobs that have no experiment."""
+    """The same for jobs that have no experiment. Raises ClusterError too: Ray does not start."""
     if config.address is None:
         store = (config.object_store_mb or _DEFAULT_OBJECT_STORE_MB) * 2**20
-        ray.init(
-            address="local",
-            object_store_memory=store,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        try:
+            ray.init(
+                address="local",
+                object_store_memory=store,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except Exception as error:  # Ray raises plain ones
+            raise ClusterError(
+                f"Ray did not start on this machine: {error}; it may be too busy or short of "
+                "memory: try again, or name a cluster in ray.address"
+            ) from error
     else:
         try:
             _check_address(config.address)

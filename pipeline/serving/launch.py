@@ -53,8 +53,11 @@ def running_service(
     models: list[ServedModelConfig],
     tracking_uri: str,
     ray_config: RayConfig,
+    stopped: threading.Event | None = None,
 ) -> Iterator[RunningService]:
     """Starts Ray (or joins it), Serve and the application; stops them at the end.
+
+    ``stopped`` is set by SIGTERM or SIGINT from the moment Ray runs; only in the main thread.
 
     At the end no new requests are taken, and those in flight have ``serving.shutdown_seconds``.
 
@@ -68,7 +71,7 @@ def running_service(
     # Before Ray starts: what is wrong here would else show after many seconds, three times.
     versions = {model.name: store.resolve(model.uri) for model in models if model.traffic}
     _check_port(config, ray_config)
-    with ray_cluster(ray_config):
+    with ray_cluster(ray_config), _set_by_signals(stopped):
         _check_room(config)
         try:
             serve.start(
@@ -86,13 +89,13 @@ def running_service(
             serve.delete(APPLICATION)
 
 
-def wait_for_signal() -> None:
-    """Returns at SIGTERM or SIGINT. To be called in the main thread, after Ray was started."""
-    stopped = threading.Event()
-    handled = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in handled}
+@contextmanager
+def _set_by_signals(stopped: threading.Event | None) -> Iterator[None]:
+    # After Ray has started: it puts a handler of its own in place.
+    handled = (signal.SIGTERM, signal.SIGINT) if stopped is not None else ()
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in handled}  # type: ignore[union-attr]
     try:
-        stopped.wait()
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

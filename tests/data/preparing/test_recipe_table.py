@@ -131,6 +131,35 @@ def test_parquet_keeps_its_types_and_lists(tmp_path: Path) -> None:
         assert found == EXPECTED
 
 
+def test_missing_tokens_of_numbers_in_parquet(tmp_path: Path) -> None:
+    rows = {
+        "user": [7, -1, 9],
+        "price": [1.5, -1.0, None],
+        "ages": pa.array([[3, -1], [], [4]], pa.list_(pa.int64())),
+        "click": [1, 0, 1],
+    }
+    # Days as folders; what begins with _ is none of the data.
+    for name in ("dt=2/part.parquet", "dt=1/part.parquet", "dt=1/_tmp.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(rows), tmp_path / name)
+    columns = [
+        {"name": "user", "role": "categorical"},
+        {"name": "price", "role": "numeric"},
+        {"name": "ages", "role": "categorical", "missing": ["3", "none"]},
+        {"name": "click", "role": "label"},
+    ]
+    everywhere = {"random": {"valid": 0.0, "test": 0.0}}
+    description = described(columns=columns, split=everywhere, missing=["", "-1"], tasks=None)
+    for source in (tmp_path, tmp_path / "dt=*"):
+        found = everything(table(source, description))["train"]
+        assert found["user"] == [7, None, 9] * 2
+        assert found["price"] == [1.5, None, None] * 2
+        assert found["ages"] == [[None, -1], [], [4]] * 2
+    columns[2]["separator"] = "|"
+    with pytest.raises(DatasetError, match=r"part\.parquet: column 'ages' holds lists already"):
+        everything(table(tmp_path, described(columns=columns, split=everywhere, tasks=None)))
+
+
 @pytest.mark.parametrize(
     ("split", "expected"),
     [

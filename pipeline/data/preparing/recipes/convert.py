@@ -1,5 +1,7 @@
 """Raw rows → rows of a dataset: types, lists, missing values, conditions; labels checked."""
 
+import math
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -55,6 +57,11 @@ class RowConverter:
         if column.is_condition:
             return _condition(column, values, raw).cast(target)
         if column.separator is not None:
+            if _is_any_list(values.type):
+                raise DatasetError(
+                    f"{raw.file}: column {column.source_column!r} holds lists already; leave out "
+                    "its `separator`"
+                )
             values = pc.split_pattern(values.cast(_TEXT), pattern=column.separator)
         if pa.types.is_list(values.type) != pa.types.is_list(target):
             raise DatasetError(
@@ -68,11 +75,16 @@ class RowConverter:
         return _with_elements(values, _cast(column, elements, target.value_type, raw, rows))
 
     def _mark_missing(self, column: ColumnDescription, values: pa.Array) -> pa.Array:
+        tokens = self._description.missing if column.missing is None else column.missing
+        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+            numbers = [number for token in tokens if (number := _number(token)) is not None]
+            stands_for = pa.array(numbers, pa.float64())
+            is_missing = pc.is_in(values.cast(pa.float64(), safe=False), value_set=stands_for)
+            return pc.if_else(is_missing, pa.scalar(None, values.type), values)
         if not pa.types.is_string(values.type):
             return values
         if self._description.trim:
             values = pc.utf8_trim_whitespace(values)
-        tokens = self._description.missing if column.missing is None else column.missing
         is_missing = pc.is_in(values, value_set=pa.array(tokens, _TEXT))
         return pc.if_else(is_missing, pa.scalar(None, _TEXT), values)
 
@@ -90,6 +102,15 @@ class RowConverter:
                 _refuse(pc.is_inf(values), values, name, raw, "an infinite number; mend the source")
         for task in tasks:
             _check_label(task, arrays, raw)
+
+
+def _number(token: str) -> float | None:
+    """The finite number a token of ``missing`` spells, if any."""
+    try:
+        number = float(token)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _target_type(

@@ -61,7 +61,9 @@ class RawRows:
 
 
 def find_files(source: str | Path) -> list[Path]:
-    """A file, the data files in a folder, or a glob, as a sorted list.
+    """A file, the data files anywhere below a folder, or a glob, as a sorted list.
+
+    Files and folders whose names begin with ``_`` or ``.`` are none of the data.
 
     Raises:
         DatasetError: nothing there.
@@ -70,7 +72,7 @@ def find_files(source: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.is_file() and _data_suffix(p))
+        found = _below(path)
         wanted = ", ".join(_DATA_SUFFIXES)
         if not found:
             raise DatasetError(f"{path}: holds no data files ({wanted}, also compressed)")
@@ -78,10 +80,20 @@ def find_files(source: str | Path) -> list[Path]:
     parts = path.parts
     fixed = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
     pattern = "/".join(parts[fixed:])
-    found = sorted(p for p in Path(*parts[:fixed]).glob(pattern) if p.is_file()) if pattern else []
+    matched = sorted(Path(*parts[:fixed]).glob(pattern)) if pattern else []
+    whole = [file for p in matched if p.is_dir() for file in _below(p)]
+    found = sorted({*whole, *(p for p in matched if p.is_file())})
     if not found:
         raise DatasetError(f"{source}: no such file or folder, and no file matches it as a pattern")
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    def is_data(path: Path) -> bool:
+        hidden = any(part[0] in "_." for part in path.relative_to(folder).parts)
+        return path.is_file() and not hidden and bool(_data_suffix(path))
+
+    return sorted(path for path in folder.rglob("*") if is_data(path))
 
 
 def source_columns(path: Path, layout: CsvFormat) -> pa.Schema:
