@@ -1,6 +1,8 @@
 """A client that keeps a service busy: a process of its own, run as a module.
 
 python -m pipeline.benchmark.load_generator URL BODY_FILE --clients 8 --seconds 5
+
+A body is JSON, or an Arrow stream where the file is called *.arrow; answers come in the same form.
 """
 
 import argparse
@@ -15,6 +17,9 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import pyarrow as pa
+
+from pipeline.serving.arrow_stream import MEDIA_TYPE as ARROW
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,12 @@ def run_load(url: str, body: Path, clients: int, seconds: float) -> Load:
     return Load(**json.loads(done.stdout))
 
 
-async def generate(url: str, body: bytes, clients: int, seconds: float) -> Load:
+async def generate(url: str, body: bytes, media: str, clients: int, seconds: float) -> Load:
     """`clients` connections, each with one request at a time, for some seconds."""
     latencies: list[float] = []
     statuses: Counter[str] = Counter()
     versions: Counter[str] = Counter()
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": media, "accept": media}
     connector = aiohttp.TCPConnector(limit=clients)
     async with aiohttp.ClientSession(connector=connector) as session:
         started = time.perf_counter()
@@ -80,6 +85,8 @@ async def generate(url: str, body: bytes, clients: int, seconds: float) -> Load:
 
 
 def _version(content: bytes) -> str:
+    if content.startswith(b"\xff\xff\xff\xff"):
+        return str(pa.ipc.open_stream(content).schema.metadata[b"version"].decode())
     _, found, rest = content[:400].partition(b'"version":"')
     return rest.split(b'"')[0].decode() if found else "none"
 
@@ -91,7 +98,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
     args = parser.parse_args()
-    load = asyncio.run(generate(args.url, args.body.read_bytes(), args.clients, args.seconds))
+    media = ARROW if args.body.suffix == ".arrow" else "application/json"
+    body = args.body.read_bytes()
+    load = asyncio.run(generate(args.url, body, media, args.clients, args.seconds))
     print(json.dumps(asdict(load)))
 
 

@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config.serving import RequestLimitsConfig
+from pipeline.serving.arrow_stream import MEDIA_TYPE as ARROW
 
 _HEADERS = {"content-type": "application/json"}
+_ARROW_HEADERS = {"content-type": ARROW}
 _RAW_MARK = "@raw@"
 _DEEP = 50_000
 
@@ -60,6 +62,8 @@ class MalformedRequests:
             self._repeated_key,
             self._too_much,
             self._http,
+            self._arrow_value,
+            self._broken_arrow,
         ]
         for number in range(count):
             yield kinds[number % len(kinds)](rng)
@@ -174,6 +178,39 @@ class MalformedRequests:
             value = [[1] * 1000] * 10
         return self._with(rng, column.name, value, "huge list")
 
+    def _arrow_value(self, rng: random.Random) -> Malformed:
+        """A column of a type that its field cannot have, or a field the model does not read."""
+        column = rng.choice(list(self._schema))
+        wrong: list[pa.Array] = [
+            pa.array([{"a": 1}]),
+            pa.array([[[1]]]),
+            pa.array([b"\xff"]),
+            pa.array(["a"], pa.string_view()),
+            pa.array([[0] * (self._limits.list_items + 1)]),
+            pa.array([["x" * (self._limits.text_bytes + 1)]]),
+            pa.array([True]),
+        ]
+        name = rng.choice([column.name, column.name, "no such field"])
+        body = _stream(pa.table({name: rng.choice(wrong)}))
+        return Malformed("Arrow column", body, name, headers=dict(_ARROW_HEADERS))
+
+    def _broken_arrow(self, rng: random.Random) -> Malformed:
+        row = {field.name: None for field in self._schema} | self.good_row(rng)
+        rows = pa.Table.from_pylist([row] * rng.randint(1, 4), self._schema)
+        good = _stream(rows)
+        breaks: list[Callable[[], bytes]] = [
+            lambda: good[: rng.randint(0, len(good) - 1)],
+            lambda: good + rng.randbytes(rng.randint(1, 20)),
+            lambda: rng.randbytes(rng.randint(0, 300)) + good[-8:],
+            lambda: good[: rng.randint(8, len(good) - 9)] + good[-8:],
+            lambda: good[:4] + rng.randbytes(4) + good[8:],
+            lambda: _stream(rows, compression="zstd"),
+            lambda: _stream(rows.slice(0, 0)),
+            lambda: _stream(pa.table({self._schema.names[0]: pa.nulls(self._limits.rows + 1)})),
+            lambda: json.dumps({"rows": [row]}).encode(),
+        ]
+        return Malformed("broken Arrow", rng.choice(breaks)(), headers=dict(_ARROW_HEADERS))
+
     def _http(self, rng: random.Random) -> Malformed:
         body = self._body(rng, self.good_row(rng))
         choices = [
@@ -212,6 +249,15 @@ class MalformedRequests:
 def _replaced(request: Malformed, old: str, new: str) -> Malformed:
     body = request.body.replace(old.encode(), new.encode())
     return Malformed(request.fault, body, request.named)
+
+
+def _stream(rows: pa.Table, compression: str | None = None) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, rows.schema, options=options) as writer:
+        writer.write_table(rows)
+    body: bytes = sink.getvalue().to_pybytes()
+    return body
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -53,6 +54,8 @@ print(json.dumps({
 def measure_serve(pairs: int, seconds: float) -> dict[str, Any]:
     """``share_of_model_N`` for N rows a request, latencies, and a cold load in a fresh process.
 
+    ``share_of_model_N_arrow``: with bodies and answers as Arrow streams instead of JSON.
+
     ``cpu_share_of_model_N``: processor seconds of a model call over those that a replica spends on
     a request, everything but the HTTP proxy and the clients.
 
@@ -72,7 +75,11 @@ def measure_serve(pairs: int, seconds: float) -> dict[str, Any]:
             bodies = _bodies(registry, folder)
             with demo_service(registry) as (url, _):
                 for rows in ROWS:
-                    summary |= _compare(registry, url, bodies[rows], rows, pairs, seconds)
+                    found = _compare(registry, url, bodies[rows], rows, pairs, seconds)
+                    summary |= {f"{name}_{rows}": value for name, value in found.items()}
+                rows = ROWS[-1]
+                found = _compare(registry, url, _arrow(registry, folder), rows, pairs, seconds)
+                summary |= {f"{name}_{rows}_arrow": value for name, value in found.items()}
             return summary
     finally:
         torch.set_num_threads(before)
@@ -124,14 +131,14 @@ def _compare(
     middle = sorted(alone[1:], key=lambda load: load.p50_ms)[len(alone[1:]) // 2]
     bare_seconds = sorted(measured["bare"])[pairs // 2]
     return {
-        f"share_of_model_{rows}": share.median,
-        f"share_of_model_spread_{rows}": [share.low, share.high],
-        f"cpu_share_of_model_{rows}": cpu.median,
-        f"latency_ratio_{rows}": latency.median,
-        f"p50_ms_{rows}": middle.p50_ms,
-        f"p99_ms_{rows}": middle.p99_ms,
-        f"model_ms_{rows}": bare_seconds * 1000,
-        f"rows_per_second_{rows}": rows * sorted(measured["busy"])[pairs // 2],
+        "share_of_model": share.median,
+        "share_of_model_spread": [share.low, share.high],
+        "cpu_share_of_model": cpu.median,
+        "latency_ratio": latency.median,
+        "p50_ms": middle.p50_ms,
+        "p99_ms": middle.p99_ms,
+        "model_ms": bare_seconds * 1000,
+        "rows_per_second": rows * sorted(measured["busy"])[pairs // 2],
     }
 
 
@@ -161,3 +168,12 @@ def _bodies(registry: DemoRegistry, folder: Path) -> dict[int, Path]:
         bodies[rows] = folder / f"body-{rows}.json"
         bodies[rows].write_text(json.dumps({"rows": registry.rows(rows).to_pylist()}))
     return bodies
+
+
+def _arrow(registry: DemoRegistry, folder: Path) -> Path:
+    """The largest request as an Arrow stream."""
+    rows = registry.rows(ROWS[-1])
+    body = folder / f"body-{rows.num_rows}.arrow"
+    with pa.ipc.new_stream(body, rows.schema) as writer:
+        writer.write_table(rows)
+    return body

@@ -87,7 +87,7 @@ def shown(text: str, length: int = 60) -> str:
 def _by_row(rows: Any, limit: int) -> RequestRows:
     if not isinstance(rows, list):
         raise RequestError(422, "shape", f"`rows` must be a list of objects, not {kind_of(rows)}")
-    _check_count(len(rows), limit)
+    check_count(len(rows), limit)
     if set(map(type, rows)) - {dict}:
         number = next(n for n, row in enumerate(rows) if type(row) is not dict)
         raise RequestError(
@@ -126,11 +126,12 @@ def _by_column(columns: Any, limit: int) -> RequestRows:
             field=other,
         )
     count = lengths.pop()
-    _check_count(count, limit)
+    check_count(count, limit)
     return RequestRows(count, tuple(columns), columns, [])
 
 
-def _check_count(count: int, limit: int) -> None:
+def check_count(count: int, limit: int) -> None:
+    """Raises RequestError where there are no rows (422) or too many (413)."""
     if not count:
         raise RequestError(422, "shape", "there are no rows to score")
     if count > limit:
@@ -145,6 +146,18 @@ def kind_of(value: Any) -> str:
         return "true or false"
     names = {int: "a whole number", float: "a number", str: "a text", list: "a list"}
     return names.get(type(value), "an object")
+
+
+def described(value: Any) -> str:
+    """A value in words; its content only where that is short."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower() if value is not None else "null"
+    if isinstance(value, int | float):
+        text = repr(value) if isinstance(value, float) or abs(value) < 10**20 else "a huge number"
+        return text
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    return kind_of(value)
 
 
 def _json(body: bytes) -> Any:

@@ -10,6 +10,7 @@ import pydantic_core
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from pipeline.serving.arrow_stream import MEDIA_TYPE as ARROW
 from pipeline.serving.body import RequestError, shown
 from pipeline.serving.metrics import CONTENT_TYPE, exposition
 from pipeline.serving.service import ScoringService
@@ -81,10 +82,12 @@ class ScoringHttp:
         return await answer(request)
 
     async def _score(self, request: Request) -> Response:
-        _check_headers(request)
+        arrow = _is_arrow(request)
         name = _version_asked_for(request)
         body = await self._body(request)
-        scored = await self._service.score(body, key=self._key(request), name=name)
+        scored = await self._service.score(body, key=self._key(request), name=name, arrow=arrow)
+        if ARROW in request.headers.get("accept", "").lower():
+            return Response(scored.arrow(), media_type=ARROW)
         return Response(scored.json(), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
@@ -131,14 +134,18 @@ def _too_large(limit: int) -> RequestError:
     return RequestError(413, "body_too_large", f"a body may have {limit} bytes")
 
 
-def _check_headers(request: Request) -> None:
-    kind = request.headers.get("content-type", "application/json").lower()
-    media, _, parameters = kind.partition(";")
-    charset = parameters.partition("charset=")[2].strip(' "')
-    if media.strip() != "application/json" or charset not in ("", "utf-8", "utf8", "us-ascii"):
-        raise RequestError(415, "media_type", "send application/json in UTF-8")
+def _is_arrow(request: Request) -> bool:
+    """Whether the body is an Arrow stream; if not, it is JSON."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError(415, "content_encoding", "send the body uncompressed")
+    kind = request.headers.get("content-type", "application/json").lower()
+    media, _, parameters = kind.partition(";")
+    if media.strip() == ARROW:
+        return True
+    charset = parameters.partition("charset=")[2].strip(' "')
+    if media.strip() != "application/json" or charset not in ("", "utf-8", "utf8", "us-ascii"):
+        raise RequestError(415, "media_type", f"send application/json in UTF-8, or {ARROW}")
+    return False
 
 
 def _version_asked_for(request: Request) -> str | None:

@@ -1,4 +1,4 @@
-"""Plain Python values → the Arrow table a model reads, or which value of which field is wrong.
+"""Values of a request → the Arrow table a model reads, or which value of which field is wrong.
 
 Arrow alone would cut 1.5 to 1, take a text for a list of letters and true for 1: the types of a
 column's values are looked at first, all at once; single values only once something is wrong.
@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config.serving import RequestLimitsConfig
-from pipeline.serving.body import RequestError, RequestRows, kind_of, shown
+from pipeline.serving.arrow_columns import ArrowColumn
+from pipeline.serving.arrow_stream import ArrowRows
+from pipeline.serving.body import RequestError, RequestRows, described, shown
 
 _NONE = type(None)
 _FLOATS: dict[Any, float] = {
@@ -37,9 +39,13 @@ class RowReader:
         self._schema = schema
         self._refuse_extra = refuse_extra
         self._columns = [_Column(field, limits) for field in schema]
+        self._arrow = [
+            ArrowColumn(field, limits, column.expected())
+            for field, column in zip(schema, self._columns, strict=True)
+        ]
         self._names = frozenset(schema.names)
 
-    def table(self, rows: RequestRows) -> pa.Table:
+    def table(self, rows: RequestRows | ArrowRows) -> pa.Table:
         """A table of exactly the schema; a field that no row has is missing (null) in all.
 
         Raises:
@@ -49,12 +55,16 @@ class RowReader:
         if self._refuse_extra and not given <= self._names:
             self._refuse(next(name for name in rows.names if name not in self._names))
         arrays = [
-            column.array(rows.column(column.name))
-            if column.name in given
-            else pa.nulls(rows.count, column.type)
-            for column in self._columns
+            self._array(at, rows) if column.name in given else pa.nulls(rows.count, column.type)
+            for at, column in enumerate(self._columns)
         ]
         return pa.Table.from_arrays(arrays, schema=self._schema)
+
+    def _array(self, at: int, rows: RequestRows | ArrowRows) -> pa.Array:
+        name = self._columns[at].name
+        if isinstance(rows, ArrowRows):
+            return self._arrow[at].array(rows.table.column(name))
+        return self._columns[at].array(rows.column(name))
 
     def _refuse(self, name: str) -> None:
         known = ", ".join(self._schema.names[:40])
@@ -127,7 +137,7 @@ class _Column:
             raise RequestError(
                 422,
                 "bad_value",
-                f"field {shown(self.name)} must be {self._expected()}",
+                f"field {shown(self.name)} must be {self.expected()}",
                 field=self.name,
             ) from None
 
@@ -160,13 +170,14 @@ class _Column:
                 raise RequestError(
                     422,
                     "bad_value",
-                    f"rows[{row}].{shown(self.name)} must be {self._expected()}; "
+                    f"rows[{row}].{shown(self.name)} must be {self.expected()}; "
                     f"it is {self._fault(value)}",
                     field=self.name,
                     row=row,
                 )
 
-    def _expected(self) -> str:
+    def expected(self) -> str:
+        """What a value must be, in words."""
         if self._is_list:
             limit = self._limits.list_items
             return f"a list of up to {limit} items, each {self._wanted}, or null where missing"
@@ -177,8 +188,8 @@ class _Column:
             if len(value) > self._limits.list_items:
                 return f"a list of {len(value)} items"
             at, item = next((n, v) for n, v in enumerate(value) if not self._item_is_good(v))
-            return f"a list whose item {at} is {_described(item)}"
-        return _described(value)
+            return f"a list whose item {at} is {described(item)}"
+        return described(value)
 
 
 def _accepted(item: pa.DataType) -> tuple[set[type], str]:
@@ -233,15 +244,3 @@ def _all_finite(array: pa.Array) -> bool:
         array = array.values
     numbers = array.drop_null().to_numpy(zero_copy_only=False)
     return bool(np.isfinite(numbers).all())
-
-
-def _described(value: Any) -> str:
-    """A value in words; its content only where that is short."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower() if value is not None else "null"
-    if isinstance(value, int | float):
-        text = repr(value) if isinstance(value, float) or abs(value) < 10**20 else "a huge number"
-        return text
-    if isinstance(value, str):
-        return f"a text of {len(value)} characters"
-    return kind_of(value)

@@ -11,6 +11,7 @@ import pydantic_core
 
 from pipeline.config.serving import ServedModelConfig, ServingConfig
 from pipeline.registry.columns import RowError
+from pipeline.serving.arrow_stream import ArrowRows, parse_arrow, scores_stream
 from pipeline.serving.body import RequestError, RequestRows, parse_body, shown
 from pipeline.serving.metrics import ServiceMetrics
 from pipeline.serving.models import ServedModels, ServingVersion
@@ -19,6 +20,7 @@ from pipeline.serving.versions import VersionStore
 
 # Requests that may wait for one shadow model; beyond, a shadow leaves requests out.
 _SHADOW_BACKLOG = 64
+_Rows = RequestRows | ArrowRows
 
 
 def _bad_value(fault: RowError) -> RequestError:
@@ -45,6 +47,16 @@ class ScoredRequest:
             "scores": columns,
         }
         return pydantic_core.to_json(tree)
+
+    def arrow(self) -> bytes:
+        """An Arrow IPC stream: a column per task; name, model and version as schema metadata."""
+        identity = {
+            "name": self.name,
+            "model": self.version.id.model,
+            "version": self.version.id.version,
+        }
+        stream: bytes = scores_stream(self.scores_BT, self.version.tasks, identity).to_pybytes()
+        return stream
 
 
 class ScoringService:
@@ -77,20 +89,26 @@ class ScoringService:
         self._follow(self.models.follow())
 
     async def score(
-        self, body: bytes, *, key: str | None = None, name: str | None = None
+        self,
+        body: bytes,
+        *,
+        key: str | None = None,
+        name: str | None = None,
+        arrow: bool = False,
     ) -> ScoredRequest:
         """Scores the rows of a body.
 
         Args:
-            body: JSON, see ``parse_body``.
+            body: JSON, see ``parse_body``; or an Arrow stream, see ``parse_arrow``.
             key: requests of one key meet the same model; None = any.
             name: the entry of ``serving.models`` to ask, None = as traffic is split.
+            arrow: which of the two the body is.
 
         Raises:
             RequestError: with the status to answer.
         """
         started = time.perf_counter()
-        rows = parse_body(body, self.config.limits)
+        rows = (parse_arrow if arrow else parse_body)(body, self.config.limits)
         name = self._split.choose(key) if name is None else self._chosen(name)
         version = self.models.by_name[name].current
         if version is None:
@@ -142,7 +160,7 @@ class ScoringService:
             )
         return name
 
-    def _shadow(self, rows: RequestRows, answer: ScoredRequest, key: str | None) -> None:
+    def _shadow(self, rows: _Rows, answer: ScoredRequest, key: str | None) -> None:
         for config in self._shadows:
             if config.shadow < 1:
                 share = np.random.random() if key is None else share_of(key, config.name)
@@ -158,7 +176,7 @@ class ScoringService:
                 self._follow(self._compare(config.name, version, rows, answer))
 
     async def _compare(
-        self, name: str, version: ServingVersion, rows: RequestRows, answer: ScoredRequest
+        self, name: str, version: ServingVersion, rows: _Rows, answer: ScoredRequest
     ) -> None:
         """Scores the rows with a shadow and records how far it is from what was returned."""
         count = self.metrics.shadow_requests

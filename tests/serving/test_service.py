@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from pipeline.benchmark.malformed import MalformedRequests
 from pipeline.config.serving import ServedModelConfig, ServingConfig
+from pipeline.serving.arrow_stream import MEDIA_TYPE as ARROW
 from pipeline.serving.body import RequestError
 from pipeline.serving.http import ScoringHttp
 from pipeline.serving.service import ScoringService
@@ -58,7 +59,7 @@ def counted(service: ScoringService, name: str, **labels: str) -> float:
 
 
 async def ask(service, method="POST", path="/score", body=b"", headers=()):
-    """(status, JSON or text) of one request to the HTTP side."""
+    """(status, JSON, table or text) of one request to the HTTP side."""
     path, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -74,9 +75,11 @@ async def ask(service, method="POST", path="/score", body=b"", headers=()):
         return {"type": "http.request", "body": parts.pop(0), "more_body": more}
 
     response = await ScoringHttp(service).respond(Request(scope, receive))
+    media = response.headers["content-type"]
+    if media == ARROW:
+        return response.status_code, pa.ipc.open_stream(response.body).read_all()
     text = response.body.decode()
-    is_json = response.headers["content-type"] == "application/json"
-    return response.status_code, json.loads(text) if is_json else text
+    return response.status_code, json.loads(text) if media == "application/json" else text
 
 
 def test_scores_are_those_of_the_scorer(versions):
