@@ -82,7 +82,7 @@ IN_THE_STEP = [case for case in EXACT if case[1] == "adagrad"]
 
 def train_all(rank: int, world_size: int) -> dict[Any, dict[str, Any]]:
     found = {case: train_case(rank, world_size, *case) for case in [*EXACT, *QUANTISED]}
-    for case in IN_THE_STEP:
+    for case in IN_THE_STEP if world_size > 1 else ():
         found[*case, "in the step"] = train_case(rank, world_size, *case, ahead=False)
     return found
 
