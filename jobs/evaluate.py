@@ -15,7 +15,8 @@ from pathlib import Path
 
 from jobs.common import add_config_arguments, run_job
 from jobs.summary import check_summary, write_summary
-from pipeline.config import load_experiment, resolved_yaml
+from pipeline.config import ConfigError, load_experiment, resolved_yaml
+from pipeline.config.locations import is_uri
 from pipeline.console import RunConsole
 
 
@@ -49,6 +50,8 @@ def evaluate(args: argparse.Namespace, command: str) -> None:
     from pipeline.backtest.backtest import backtest
     from pipeline.backtest.report import PAGE, show, track, write_page
 
+    if args.output is None and is_uri(experiment.storage.path):
+        raise ConfigError("--output: name a folder here; storage.path lies in an object store")
     page = (args.output or Path(experiment.storage.path) / "backtest" / experiment.name) / PAGE
     check_summary(page)
     console = RunConsole()

@@ -1,7 +1,6 @@
 """The service as a Ray Serve application: replicas that each hold every model."""
 
 import asyncio
-import gc
 import logging
 from typing import Any
 
@@ -35,10 +34,6 @@ class ScoringReplica:
         self._context = serve.get_replica_context()
         self._id = self._context.replica_id.unique_id
         await self._service.start()
-        # What stands now stays: no collection looks at the libraries' objects again, which would
-        # cost a third of a large request.
-        gc.collect()
-        gc.freeze()
 
     async def __call__(self, request: Request) -> Response:
         return await self._http.respond(request)

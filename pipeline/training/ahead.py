@@ -59,7 +59,8 @@ class Ahead:
         """What the model takes for the ids of a batch, once: sent ahead if they were."""
         if self._now is not None:
             now, started = self._now
-            if now.ids is batch.ids and started is not None:
+            same = now.ids is batch.ids and now.weighted_ids is batch.weighted_ids
+            if same and started is not None:
                 return started, None
         return batch.ids, batch.weighted_ids
 

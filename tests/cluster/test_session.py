@@ -6,9 +6,17 @@ from typing import Any
 import pytest
 import ray
 
-from pipeline.cluster.session import Placement, cuda_stack_missing, resolve_placement, waiting_for
+from pipeline.cluster.session import (
+    ClusterError,
+    Placement,
+    cuda_stack_missing,
+    ray_cluster,
+    resolve_placement,
+    waiting_for,
+)
 from pipeline.config import ConfigError, Experiment
 from pipeline.config.load import parse_experiment
+from pipeline.config.schema import RayConfig
 
 pytestmark = pytest.mark.slow
 
@@ -81,3 +89,15 @@ def test_a_gpu_without_the_cuda_stack_is_left_alone() -> None:
 def test_a_busy_cluster_is_said_to_be_waited_for() -> None:
     assert waiting_for(Placement(6, "cpu", 1, 1)) is None
     assert waiting_for(Placement(7, "cpu", 1, 1)) == "waiting for 7 CPUs, the cluster has 6 free"
+
+
+def test_ray_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(ClusterError, match=r"did not start on this machine: The current .*: try ag"),
+        ray_cluster(RayConfig()),
+    ):
+        raise AssertionError("not reached")

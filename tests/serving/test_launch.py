@@ -1,4 +1,7 @@
+import os
+import signal
 import socket
+import threading
 
 import pytest
 
@@ -8,7 +11,7 @@ from pipeline.config import ConfigError
 from pipeline.config.schema import RayConfig
 from pipeline.config.serving import ServedModelConfig, ServingConfig
 from pipeline.registry.uris import TrackingError
-from pipeline.serving.launch import running_service, served_models
+from pipeline.serving.launch import _set_by_signals, running_service, served_models
 from pipeline.serving.versions import without_paths
 
 CHAMPION = ServedModelConfig(name="champion", uri="models:/demo@champion", traffic=1.0)
@@ -63,3 +66,11 @@ def test_the_command_line_is_checked(arguments, says, capsys):
 )
 def test_messages_for_strangers_hold_no_paths(text, shown):
     assert without_paths(text) == shown
+
+
+def test_a_signal_while_the_service_starts_is_kept() -> None:
+    stopped, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+    with _set_by_signals(stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(5)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -37,7 +37,8 @@ class ColumnDescription(Section):
         default=None, description="role weight: the id list whose elements these weights scale."
     )
     missing: list[str] | None = Field(
-        default=None, description="Text that means missing; absent = the table's `missing`."
+        default=None,
+        description="Text or number that means missing; absent = the table's `missing`.",
     )
     equals: Scalar | list[Scalar] | None = Field(
         default=None, description="1 where the source equals this value (or one of them), else 0."
@@ -133,7 +134,9 @@ class TableDescription(Section):
         default=None, description="CSV only: column names of files that have no header line."
     )
     trim: bool = Field(default=False, description="Remove blanks around text.")
-    missing: list[str] = Field(default_factory=lambda: [""], description="Text that means missing.")
+    missing: list[str] = Field(
+        default_factory=lambda: [""], description="Text or number that means missing."
+    )
     columns: list[ColumnDescription] = Field(min_length=1, description="In dataset order.")
     tasks: list[TaskConfig] | None = Field(
         default=None,
