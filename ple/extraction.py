@@ -24,9 +24,10 @@ from torch.nn import functional as F
 from ple.expert_blocks import Scope, expert_outputs
 from ple.experts import ExpertBank
 from ple.fusion import Fusion, StreamShape, check_fusion
-from ple.gates import Gate, SelfGate, gate_weights, mix_batched, mix_looped
+from ple.gates import Chosen, Gate, SelfGate, gate_weights, mix_batched, mix_looped
 from ple.interaction import FeatureGate
 from ple.layers import init_output
+from ple.selectors import selector, selector_shape
 from ple.wiring import LevelWiring, Output, Wiring
 
 _Mix = Callable[..., list[Tensor]]
@@ -80,7 +81,7 @@ class ExtractionNetwork(nn.Module):
         for output in wiring.outputs:
             key = output.owner.key
             if output.gated:
-                shape = _selector_shape(output, shapes)
+                shape = selector_shape(output, shapes)
                 gates[key] = Gate(shape.width, wiring.columns(output), *gate_options, shape.fan_in)
             if output.self_gated is not None:
                 shape = shapes[output.selectors[0]]
@@ -124,11 +125,17 @@ class ExtractionNetwork(nn.Module):
         Returns:
             The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate.
         """
+        gated = [output for output in self.wiring.outputs if output.gated]
+        chosen = [
+            Chosen(self.gates[output.owner.key], selector(output, streams))  # type: ignore[arg-type]
+            for output in gated
+        ]
         if streams[0].device.type == "cpu" if looped is None else looped:
-            each = self._looped(streams, real_B)
-            return self._outputs(streams, mix_looped, each, [bank[0] for bank in each])
+            each = self._looped(streams, chosen, real_B)
+            return self._outputs(streams, chosen, mix_looped, each, [bank[0] for bank in each])
         stacked = [bank.batched(x, real_B) for bank, x in self._banks(streams)]
-        return self._outputs(streams, mix_batched, stacked, [bank[:, 0] for bank in stacked])
+        firsts = [bank[:, 0] for bank in stacked]
+        return self._outputs(streams, chosen, mix_batched, stacked, firsts)
 
     def _banks(self, streams: Sequence[Tensor]) -> list[tuple[ExpertBank, Tensor]]:
         reads = [streams[bank.reads] for bank in self.wiring.banks]
@@ -137,8 +144,10 @@ class ExtractionNetwork(nn.Module):
         reads = [gates[k](x) if k in gates else x for k, x in zip(keys, reads, strict=True)]
         return list(zip(self.experts.values(), reads, strict=True))  # type: ignore[arg-type]
 
-    def _looped(self, streams: Sequence[Tensor], real_B: Tensor | None) -> list[list[Tensor]]:
-        """The outputs of every bank's experts; banks that read the same run together."""
+    def _looped(
+        self, streams: Sequence[Tensor], chosen: Sequence[Chosen], real_B: Tensor | None
+    ) -> list[list[Tensor]]:
+        """The outputs of every bank's experts; banks and gates that read the same run together."""
         banks = self._banks(streams)
         layers = [bank.relu_layers() for bank, _ in banks]
         each: list[list[Tensor]] = [
@@ -149,20 +158,27 @@ class ExtractionNetwork(nn.Module):
             members = [n for n, (_, x) in enumerate(banks) if x is stream and layers[n]]
             experts = [expert for n in members for expert in layers[n] or ()]
             if experts:
-                outputs = iter(expert_outputs(stream, experts, self._scope))
+                linear = [own for own in chosen if own.selector_BI is stream and own.gate.linear]
+                layers_of_gates = [own.gate.layer() for own in linear]
+                found, logits = expert_outputs(stream, experts, self._scope, layers_of_gates)
+                for own, logits_BE in zip(linear, logits, strict=True):
+                    own.logits_BE = logits_BE
+                outputs = iter(found)
                 for n in members:
                     each[n] = [next(outputs) for _ in layers[n] or ()]
         return each
 
     def _outputs(
-        self, streams: Sequence[Tensor], mix: _Mix, banks: Sequence[Any], firsts: Sequence[Tensor]
+        self,
+        streams: Sequence[Tensor],
+        chosen: Sequence[Chosen],
+        mix: _Mix,
+        banks: Sequence[Any],
+        firsts: Sequence[Tensor],
     ) -> tuple[list[Tensor], list[Tensor]]:
         gated = [output for output in self.wiring.outputs if output.gated]
         own = [output for output in self.wiring.outputs if output.self_gated is not None]
-        gates = gate_weights(
-            [self.gates[o.owner.key] for o in gated],  # type: ignore[misc]
-            [_selector(o, streams) for o in gated],
-        )
+        gates = gate_weights(chosen)
         weights = [self._plus_native(o, gate_BE) for o, gate_BE in zip(gated, gates, strict=True)]
         weights += [self.self_gates[o.owner.key](streams[o.selectors[0]]) for o in own]
         members: list[Sequence[Any]] = [o.banks for o in gated]
@@ -292,21 +308,3 @@ def _aliased(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A view of each, the same for the same object."""
     views = {id(tensor): tensor.view_as(tensor) for tensor in tensors}
     return [views[id(tensor)] for tensor in tensors]
-
-
-def _selector(output: Output, streams: Sequence[Tensor]) -> Tensor:
-    first_BD, *others = (streams[position] for position in output.selectors)
-    if output.joined:
-        return torch.cat([first_BD, *others], dim=1)
-    for other_BD in others:
-        first_BD = first_BD + other_BD
-    return first_BD
-
-
-def _selector_shape(output: Output, shapes: Sequence[StreamShape]) -> StreamShape:
-    selected = [shapes[position] for position in output.selectors]
-    if not output.joined or len(selected) == 1:
-        return selected[0]
-    assert all(shape.width == shape.fan_in for shape in selected), "spare columns come last"
-    width = sum(shape.width for shape in selected)
-    return StreamShape(width, width)

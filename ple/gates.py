@@ -4,6 +4,7 @@ Shape suffixes: B rows, E experts, I width of a selector, O width of an expert's
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,33 +50,44 @@ class Gate(nn.Module):
         """The gate's only layer; None where it has hidden ones, or nothing to choose."""
         return self.logits.out if self.logits is not None and not self.logits.hidden else None
 
+    def layer(self) -> tuple[Tensor, Tensor]:
+        """Weight [E, I] and bias [E] of a linear gate; zeros where it has no bias."""
+        assert self.linear is not None
+        bias_E: Tensor | None = self.linear.bias
+        weight_EI = self.linear.weight
+        return weight_EI, weight_EI.new_zeros(len(weight_EI)) if bias_E is None else bias_E
+
     def forward(self, selector_BI: Tensor) -> Tensor:
         """[B, I] to [B, E], rows summing to 1."""
         if self.logits is None:
             return selector_BI.new_ones(len(selector_BI), 1)
-        return torch.softmax(self.logits(selector_BI), dim=1)
+        return _softmax(self.logits(selector_BI))
 
 
-def gate_weights(gates: Sequence[Gate], selectors: Sequence[Tensor]) -> list[Tensor]:
+@dataclass
+class Chosen:
+    """A gate and what it selects by; ``logits_BE`` is set where they are computed with experts."""
+
+    gate: Gate
+    selector_BI: Tensor
+    logits_BE: Tensor | None = None
+
+
+def gate_weights(chosen: Sequence[Chosen]) -> list[Tensor]:
     """[B, E] of each gate; linear gates that read the same selector share a matrix product."""
-    weights: list[Tensor | None] = [None] * len(gates)
-    for selector_BI in {id(selector): selector for selector in selectors}.values():
-        sharing = [
-            n
-            for n, (gate, own) in enumerate(zip(gates, selectors, strict=True))
-            if own is selector_BI and gate.linear is not None
-        ]
-        if len(sharing) > 1:
-            layers = [layer for n in sharing if (layer := gates[n].linear) is not None]
-            weight_EI = torch.cat([layer.weight for layer in layers])
-            biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-            logits_BE = linear(selector_BI, weight_EI, torch.cat(biases) if biases else None)
-            parts = logits_BE.split([len(layer.weight) for layer in layers], dim=1)
-            for n, own_BE in zip(sharing, parts, strict=True):
-                weights[n] = torch.softmax(own_BE, dim=1)
+    waiting = [own for own in chosen if own.logits_BE is None and own.gate.linear is not None]
+    for selector_BI in {id(own.selector_BI): own.selector_BI for own in waiting}.values():
+        sharing = [own for own in waiting if own.selector_BI is selector_BI]
+        layers = [own.gate.layer() for own in sharing]
+        logits_BE = linear(
+            selector_BI, torch.cat([w for w, _ in layers]), torch.cat([b for _, b in layers])
+        )
+        parts = logits_BE.split([len(bias_E) for _, bias_E in layers], dim=1)
+        for own, part_BE in zip(sharing, parts, strict=True):
+            own.logits_BE = part_BE
     return [
-        gate(selector) if own is None else own
-        for gate, selector, own in zip(gates, selectors, weights, strict=True)
+        own.gate(own.selector_BI) if own.logits_BE is None else _softmax(own.logits_BE)
+        for own in chosen
     ]
 
 
@@ -103,7 +115,14 @@ class SelfGate(nn.Module):
     def forward(self, selector_BI: Tensor) -> Tensor:
         """[B, I] to [B, E]."""
         logits_BE = self.logits(selector_BI)
-        return torch.sigmoid(logits_BE) if logits_BE.shape[1] == 1 else torch.softmax(logits_BE, 1)
+        return torch.sigmoid(logits_BE) if logits_BE.shape[1] == 1 else _softmax(logits_BE)
+
+
+def _softmax(logits_BE: Tensor) -> Tensor:
+    """Softmax over experts; on a CPU column by column, as the experts' outputs lie."""
+    if logits_BE.device.type != "cpu":
+        return torch.softmax(logits_BE, dim=1)
+    return torch.softmax(logits_BE.T, dim=0).T
 
 
 def mix_batched(
@@ -195,7 +214,7 @@ class _GatedSums(torch.autograd.Function):
                 continue
             if ctx.needs_input_grad[2 + g]:
                 dots = [torch.linalg.vecdot(grad_BO, experts[e]) for e in indices]
-                gate_grads[g] = torch.stack(dots, dim=1)
+                gate_grads[g] = torch.stack(dots).T
             for j, e in enumerate(indices):
                 if e not in ctx.still[g]:
                     terms[e].append((gate_BE[:, j : j + 1], grad_BO))

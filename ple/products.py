@@ -20,19 +20,22 @@ _LEAST_WORK = 1 << 20
 
 
 def linear(x_BI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """[B, O]: x Wᵀ + b, with gradients, as ``torch.nn.functional.linear``."""
-    if not _by_onednn(x_BI, weight_OI) or torch.is_autocast_enabled(x_BI.device.type):
+    """[B, O]: x Wᵀ + b, with gradients, as ``torch.nn.functional.linear``.
+
+    On a CPU an input that lies column by column gives an output that does, too.
+    """
+    if torch.is_autocast_enabled(x_BI.device.type):
+        return F.linear(x_BI, weight_OI, bias_O)
+    if not by_columns(x_BI) and not _by_onednn(x_BI, weight_OI):
         return F.linear(x_BI, weight_OI, bias_O)
     result: Tensor = _Linear.apply(x_BI, weight_OI, bias_O)
     return result
 
 
-def linear_relu(x_BI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-    """[B, O]: max(0, x Wᵀ + b); for use within an autograd function, it has no gradient."""
-    if _by_onednn(x_BI, weight_OI):
-        # Not with oneDNN's own ReLU: that makes 0 of NaN, and a bad loss would pass unseen.
-        return onednn(x_BI, weight_OI, bias_O).relu_()
-    return torch.addmm(bias_O, x_BI, weight_OI.T).relu_()
+def by_columns(x_BI: Tensor) -> bool:
+    """Whether a matrix on a CPU lies column by column, as experts give their outputs there."""
+    turned = x_BI.dim() == 2 and x_BI.T.is_contiguous() and not x_BI.is_contiguous()
+    return turned and x_BI.device.type == "cpu"
 
 
 def product(left_BI: Tensor, right_IO: Tensor) -> Tensor:
@@ -46,7 +49,14 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_BI, weight_OI)
-        return onednn(x_BI, weight_OI, bias_O)
+        if not by_columns(x_BI):
+            return onednn(x_BI, weight_OI, bias_O)
+        out_OB = product(weight_OI, x_BI.T)
+        if bias_O is not None:
+            out_OB.add_(bias_O.unsqueeze(1))
+        # As a tensor of its own, not a view: an activation may overwrite it.
+        shape, strides = out_OB.T.shape, out_OB.T.stride()
+        return out_OB.new_empty(0).set_(out_OB.untyped_storage(), 0, shape, strides)
 
     @staticmethod
     @once_differentiable
@@ -54,10 +64,14 @@ class _Linear(torch.autograd.Function):
         (d_BO,) = grads
         x_BI, weight_OI = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        d_OB = d_BO.T.contiguous() if by_columns(x_BI) else d_BO.T
+        dx_BI = None
+        if wants_x:
+            dx_BI = product(weight_OI.T, d_OB).T if by_columns(x_BI) else product(d_BO, weight_OI)
         return (
-            product(d_BO, weight_OI) if wants_x else None,
-            product(d_BO.T, x_BI) if wants_weight else None,
-            d_BO.sum(0) if wants_bias else None,
+            dx_BI,
+            product(d_OB, x_BI) if wants_weight else None,
+            d_OB.sum(1) if wants_bias else None,
         )
 
 

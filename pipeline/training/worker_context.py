@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.training.memory import keep_freed_memory
+
 
 @dataclass(frozen=True)
 class WorkerContext:
@@ -27,7 +29,8 @@ class WorkerContext:
         return self.rank == 0
 
     def prepare(self, seed: int) -> None:
-        """Sets threads, the device and the seed from which dense weights are drawn."""
+        """Sets memory, threads, the device and the seed from which dense weights are drawn."""
+        keep_freed_memory()
         torch.set_num_threads(self.threads)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)

@@ -12,9 +12,12 @@ WIDTHS = [(6,), (5, 4), (7, 3, 8), (5, 4)]
 INPUT = 9
 
 
-@pytest.fixture(params=[3, 10, 2048], autouse=True)
-def _block_rows(request, monkeypatch) -> None:
-    monkeypatch.setattr(expert_blocks, "BLOCK_ROWS", request.param)
+# Rows of a block, and values of a group: experts one by one, in pairs, and all at once.
+@pytest.fixture(params=[(3, 1), (10, 120), (2048, 1 << 20)], autouse=True)
+def _sizes(request, monkeypatch) -> None:
+    rows, values = request.param
+    monkeypatch.setattr(expert_blocks, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(expert_blocks, "_GROUP_VALUES", values)
 
 
 def make(dtype: torch.dtype = torch.float64) -> list[list[tuple[Tensor, Tensor]]]:
@@ -52,20 +55,50 @@ def test_values_and_gradients(rows: int) -> None:
     experts = make()
     x_BI = torch.randn(rows, INPUT, dtype=torch.float64, requires_grad=True)
     expected = plain(x_BI, experts)
-    found = expert_outputs(x_BI, experts, Scope())
+    found, logits = expert_outputs(x_BI, experts, Scope())
+    assert logits == []
     weights = [torch.randn_like(out) for out in expected]
     for out, right in zip(found, expected, strict=True):
         torch.testing.assert_close(out, right, rtol=1e-12, atol=1e-12)
     of = [x_BI, *leaves(experts)]
-    right = torch.autograd.grad(expected, of, weights)
-    for grad, value in zip(torch.autograd.grad(found, of, weights), right, strict=True):
+    grads = torch.autograd.grad(expected, of, weights)
+    for grad, value in zip(torch.autograd.grad(found, of, weights), grads, strict=True):
+        torch.testing.assert_close(grad, value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+@pytest.mark.parametrize("read", [True, False])
+def test_gates_of_the_same_input(by_columns: bool, read: bool) -> None:
+    experts = make()
+    gates = [
+        (
+            torch.randn(width, INPUT, dtype=torch.float64, requires_grad=True),
+            torch.randn(width, dtype=torch.float64, requires_grad=True),
+        )
+        for width in (3, 2)
+    ]
+    x_BI = torch.randn(11, INPUT, dtype=torch.float64)
+    x_BI = (x_BI.T.contiguous().T if by_columns else x_BI).requires_grad_()
+    expected = [*plain(x_BI, experts), *(x_BI @ weight.T + bias for weight, bias in gates)]
+    outputs, logits = expert_outputs(x_BI, experts, Scope(), gates)
+    found = [*outputs, *logits]
+    assert len(logits) == 2
+    for out, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(out, right, rtol=1e-12, atol=1e-12)
+    if not read:  # as where a level's gates are looked at and not used
+        expected, found = expected[: len(experts)], outputs
+    weights = [torch.randn_like(out) for out in expected]
+    of = [x_BI, *leaves(experts), *leaves([gates])]
+    grads = torch.autograd.grad(expected, of, weights, allow_unused=True)
+    for grad, value, leaf in zip(torch.autograd.grad(found, of, weights), grads, of, strict=True):
+        value = torch.zeros_like(leaf) if value is None else value
         torch.testing.assert_close(grad, value, rtol=1e-12, atol=1e-12)
 
 
 def test_an_expert_nobody_reads_gets_zero_gradients() -> None:
     experts = make()
     x_BI = torch.randn(11, INPUT, dtype=torch.float64, requires_grad=True)
-    expected, found = plain(x_BI, experts), expert_outputs(x_BI, experts, Scope())
+    expected, (found, _) = plain(x_BI, experts), expert_outputs(x_BI, experts, Scope())
     of = [x_BI, *leaves(experts)]
     found[2].sum().backward()
     right = torch.autograd.grad(expected[2].sum(), of, allow_unused=True)
@@ -77,7 +110,7 @@ def test_an_expert_nobody_reads_gets_zero_gradients() -> None:
 def test_gradients_of_activations_only() -> None:
     experts, scope = make(), Scope()
     x_BI = torch.randn(11, INPUT, dtype=torch.float64, requires_grad=True)
-    found = expert_outputs(x_BI, experts, scope)
+    found, _ = expert_outputs(x_BI, experts, scope)
     total = torch.stack([out.sum() for out in found]).sum()
     scope.activations_only = True
     first = leaves(experts)[0]
@@ -93,7 +126,7 @@ def test_under_autocast_products_are_of_the_inputs_type() -> None:
     experts = make(torch.float32)
     x_BI = torch.randn(11, INPUT).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = expert_outputs(x_BI, experts, Scope())
+        found, _ = expert_outputs(x_BI, experts, Scope())
     for out, right in zip(found, plain(x_BI.float(), experts), strict=True):
         assert out.dtype == torch.bfloat16
         torch.testing.assert_close(out.float(), right, rtol=0.05, atol=0.1)
@@ -105,6 +138,6 @@ def test_under_autocast_products_are_of_the_inputs_type() -> None:
 
 def test_an_input_without_gradients_gets_none() -> None:
     experts = make()
-    found = expert_outputs(torch.randn(4, INPUT, dtype=torch.float64), experts, Scope())
+    found, _ = expert_outputs(torch.randn(4, INPUT, dtype=torch.float64), experts, Scope())
     torch.stack([out.sum() for out in found]).sum().backward()
     assert all(part.grad is not None for part in leaves(experts))

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ple import products
+from ple.expert_blocks import Scope, expert_outputs
 from ple.layers import Linear
 
 
@@ -57,11 +58,34 @@ def test_matrices_with_gaps_and_transposed_ones(library: bool, rows: int) -> Non
 def test_relu_keeps_what_is_not_a_number(library: bool) -> None:
     x_BI, weight_OI, bias_O = drawn(64, 48), drawn(20, 48, seed=1), drawn(20, seed=2)
     x_BI[5, 7] = float("nan")
-    found_BO = products.linear_relu(x_BI, weight_OI, bias_O)
+    (found_BO,), _ = expert_outputs(x_BI, [[(weight_OI, bias_O)]], Scope())
     expected_BO = (x_BI.double() @ weight_OI.double().T + bias_O.double()).relu()
     assert torch.equal(found_BO.isnan(), expected_BO.isnan())
     assert int(found_BO.isnan().sum()) == 20
     close(found_BO.nan_to_num(), expected_BO.nan_to_num())
+
+
+@pytest.mark.parametrize("rows", [2, 31, 4097])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+def test_an_input_by_columns(library: bool, rows: int, bias: bool, turned: bool) -> None:
+    layer = Linear(48, 20, bias=bias)
+    x_BI = drawn(48, rows).T.requires_grad_()
+    d_BO = drawn(20, rows, seed=1).T if turned else drawn(rows, 20, seed=1)
+    y_BO = layer(x_BI)
+    assert products.by_columns(y_BO)
+    weight_OI = layer.weight.detach().double()
+    expected_BO = x_BI.detach().double() @ weight_OI.T
+    if bias:
+        expected_BO = expected_BO + layer.bias.detach().double()
+    close(y_BO.detach(), expected_BO)
+    # An activation may overwrite it.
+    torch.relu_(y_BO).backward(d_BO)
+    d_BO = torch.where(expected_BO > 0, d_BO.double(), 0)
+    if bias:
+        close(layer.bias.grad, d_BO.sum(0))
+    close(x_BI.grad, d_BO @ weight_OI)
+    close(layer.weight.grad, d_BO.T @ x_BI.detach().double())
 
 
 @pytest.mark.parametrize(
