@@ -69,7 +69,7 @@ def shard_ranker(
     """Plans, shards and wraps the ranker; call it on every rank with the same arguments.
 
     The tables' memory is allocated here and filled by :func:`initialise_tables`; the dense part
-    goes under DistributedDataParallel, which broadcasts rank 0's weights.
+    of several workers goes under DistributedDataParallel, which broadcasts rank 0's weights.
 
     Args:
         batch_size: rows per rank, for the planner's cost model.
@@ -107,7 +107,12 @@ def shard_ranker(
         raise TrainingError(str(plan))
     with quiet_torchrec():
         model = DistributedModelParallel(
-            ranker, device=device, plan=plan.sharding, sharders=sharders
+            ranker,
+            device=device,
+            plan=plan.sharding,
+            sharders=sharders,
+            # A worker alone has nobody to average with, and a small model notices the hooks.
+            init_data_parallel=count > 1,
         )
     initialise_tables(model, configs, seed)
     return model, plan
