@@ -177,7 +177,7 @@ def _constraints(
         factor = sharding.pooling_factor_of(table.name) or pooling_factors.get(table.feature, 1.0)
         constraints[table.name] = ParameterConstraints(
             # Maps of ids are cut by buckets, which are rows.
-            sharding_types=["row_wise"] if table.map else list(sharding.types_of(table.name)),
+            sharding_types=["row_wise"] if table.map else _types(sharding, table.name, workers),
             # Copies know the dense kernel only; no other type may use it.
             compute_kernels=[KERNELS[sharding.kernel_of(table.name)], "dense"],
             min_partition=_column_width(table.dim * table.slices, workers),
@@ -185,6 +185,12 @@ def _constraints(
             is_weighted=table.weighted,
         )
     return constraints
+
+
+def _types(sharding: ShardingConfig, table: str, workers: int) -> list[str]:
+    types = list(sharding.types_of(table))
+    # The cost model sees no difference for one worker, but rows would be sorted by their owner.
+    return ["table_wise"] if workers == 1 and "table_wise" in types else types
 
 
 def _column_width(dim: int, workers: int) -> int:

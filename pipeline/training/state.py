@@ -26,7 +26,7 @@ class TrainingState:
     def __init__(self, parts: TrainingParts, journal: Journal) -> None:
         self._parts, self._journal = parts, journal
         model = parts.model
-        self._maps = {n: m for n, m in model.named_modules() if isinstance(m, ManagedIds)}
+        self._maps = {n: m for n, m in model.module.named_modules() if isinstance(m, ManagedIds)}
         self._tables = [
             module
             for module in model.modules()

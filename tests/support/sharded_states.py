@@ -121,7 +121,7 @@ class State:
     def _maps(self) -> dict[str, Any]:
         from ple.managed_ids import ManagedIds
 
-        return {n: m for n, m in self.dmp.named_modules() if isinstance(m, ManagedIds)}
+        return {n: m for n, m in self.dmp.module.named_modules() if isinstance(m, ManagedIds)}
 
     def whole(self) -> dict[str, Tensor]:
         return put_together(self.tensors())

@@ -63,6 +63,13 @@ def test_parts_of_a_table_make_up_the_table(kind: str, workers: Workers) -> None
         assert len({rank // workers.per_node for rank in planned.tables[0].ranks}) == 1
 
 
+def test_one_worker_keeps_its_tables_whole_where_it_may() -> None:
+    alone = replace(CPUS, count=1, per_node=1)
+    assert {table.sharding_type for table in plan(alone).tables} == {"table_wise"}
+    by_rows = plan(alone, types=["row_wise", "column_wise"])
+    assert "table_wise" not in {table.sharding_type for table in by_rows.tables}
+
+
 def test_the_dense_part_by_hand() -> None:
     planned = plan(CPUS, types=["table_wise"])
     # Experts 3 · (192 · 32 + 32), gates 2 · 192 · 2, towers 2 · (32 · 8 + 8 + 8 + 1); Adam.
