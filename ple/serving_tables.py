@@ -225,7 +225,8 @@ class _Bank(nn.Module):
         """Float32 (B, F, W) of the tables with one id per row; zeros where the id is negative."""
         B, F_ = ids_FB.shape[1], ids_FB.shape[0]
         rows_FB = torch.where(ids_FB < 0, self._nothing, ids_FB + self.bases[:, None])
-        return self._gathered(rows_FB.t().reshape(-1)).view(B, F_, -1)
+        rows_VW = self._gathered(rows_FB.t().reshape(-1))
+        return rows_VW.view(B, F_, rows_VW.shape[1])  # F may be 0: tables of lists alone
 
     def pooled(
         self, rows_V: Tensor, offsets: Tensor, pooling: str, weights_V: Tensor | None

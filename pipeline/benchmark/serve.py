@@ -57,7 +57,7 @@ def measure_serve(pairs: int, seconds: float) -> dict[str, Any]:
     ``share_of_model_N_arrow``: with bodies and answers as Arrow streams instead of JSON.
 
     ``cpu_share_of_model_N``: processor seconds of a model call over those that a replica spends on
-    a request, everything but the HTTP proxy and the clients.
+    a request, everything but the clients.
 
     Args:
         pairs: rounds of bare model and service.

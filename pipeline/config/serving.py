@@ -82,6 +82,11 @@ class ServingConfig(Section):
     poll_seconds: PositiveFloat = Field(
         default=10.0, description="Seconds between looks at the aliases."
     )
+    ingress: Literal["auto", "direct", "proxy"] = Field(
+        default="auto",
+        description="direct = each replica has an HTTP server of its own, all at one port; proxy = "
+        "Ray Serve's proxies pass requests on; auto = proxy in a cluster that was joined.",
+    )
     host: str = Field(default="127.0.0.1", description="Address the HTTP server binds to.")
     port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=8000, description="Its port.")
     replicas: PositiveInt = Field(default=1, description="Processes that each hold every model.")

@@ -122,6 +122,8 @@ class RowScorer:
 
     def _completed(self, rows: pa.Table) -> pa.Table:
         """Exactly the columns of the schema."""
+        if rows.column_names == self.schema.names:
+            return rows
         given = set(rows.column_names)
         columns = [
             rows.column(field.name)

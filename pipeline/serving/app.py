@@ -15,6 +15,13 @@ from pipeline.config.service import ServiceSettings
 from pipeline.config.serving import MODEL_URI
 from pipeline.serving.deployment import application
 
+_FOREIGN = {
+    "host": "set it in Ray Serve's http_options",
+    "port": "set it in Ray Serve's http_options",
+    "ingress": "requests come by Ray Serve's proxies here; leave it out",
+    "models": "name one with `model`",
+}
+
 
 class ServiceArguments(Section):
     """The ``args`` of the application in Ray Serve's config."""
@@ -32,15 +39,10 @@ def build(args: ServiceArguments) -> Application:
     Raises:
         ConfigError: unknown or contradicting settings, or those that are the proxies' own.
     """
-    foreign = sorted({"host", "port", "models"} & set(args.serving))
-    if foreign:
-        raise ConfigError(
-            f"serving.{foreign[0]}: set it in Ray Serve's http_options"
-            if foreign[0] != "models"
-            else "serving.models: name one with `model`"
-        )
+    for name in sorted(_FOREIGN.keys() & args.serving.keys()):
+        raise ConfigError(f"serving.{name}: {_FOREIGN[name]}")
     models = [{"name": "model", "uri": args.model, "traffic": 1.0}]
     tree = {"serving": {"models": models, **args.serving}}
     config = parse_tree(ServiceSettings, tree, source="args").serving
-    built: Application = application(config, list(config.models), args.tracking_uri)
+    built: Application = application(config, list(config.models), args.tracking_uri, direct=False)
     return built

@@ -46,24 +46,27 @@ class ArrowColumn:
         array = given.chunk(0) if given.num_chunks == 1 else pa.concat_arrays(given.chunks)
         if is_list(array.type) != self._is_list:
             self._refuse_type(given.type)
-        items, rows = (array, None) if not self._is_list else self._items(array)
-        self._check(items, rows)
+        if self._is_list:
+            self._check(self._items(array), array)
+        else:
+            self._check(array, None)
         if array.type != self._type:
             # Checked already; what is left is rounding to a float's precision.
             array = array.cast(self._type, safe=False)
         return array
 
-    def _items(self, lists: pa.Array) -> tuple[pa.Array, pa.Array]:
-        """The items of all lists, and the row of each."""
+    def _items(self, lists: pa.Array) -> pa.Array:
+        """The items of all lists."""
         limit = self._limits.list_items
         lengths = pc.list_value_length(lists)
         longest = pc.max(lengths).as_py() or 0
         if longest > limit:
             row = pc.index(pc.greater(lengths, limit).fill_null(False), True).as_py()
             self._refuse(row, f"a list of {lengths[row].as_py()} items")
-        return lists.flatten(), pc.list_parent_indices(lists)
+        return lists.flatten()
 
-    def _check(self, items: pa.Array, rows: pa.Array | None) -> None:
+    def _check(self, items: pa.Array, lists: pa.Array | None) -> None:
+        """Refuses what is no value of the column; `lists` are those that hold the items."""
         have, kinds = items.type, pa.types
         if have == self._item or (kinds.is_null(have) and not len(items)):
             pass
@@ -71,17 +74,17 @@ class ArrowColumn:
             if not (kinds.is_floating(have) or kinds.is_integer(have)):
                 self._refuse_type(have)
         elif kinds.is_integer(self._item) and (kinds.is_floating(have) or kinds.is_integer(have)):
-            self._refuse_first(~_fits_integer(items, self._item), items, rows)
+            self._refuse_first(~_fits_integer(items, self._item), items, lists)
         elif not (_is_text(self._item) and _is_text(have)):
             self._refuse_type(have)
         if kinds.is_floating(self._item) and len(items):
             numbers = items if have == self._item else items.cast(self._item, safe=False)
-            values = numbers.fill_null(0).to_numpy(zero_copy_only=False)
-            self._refuse_first(~np.isfinite(values), items, rows)
+            values = _filled(numbers).to_numpy(zero_copy_only=False)
+            self._refuse_first(~np.isfinite(values), items, lists)
         if _is_text(have):
-            self._check_texts(items, rows)
+            self._check_texts(items, lists)
 
-    def _check_texts(self, texts: pa.Array | pa.ChunkedArray, rows: pa.Array | None) -> None:
+    def _check_texts(self, texts: pa.Array | pa.ChunkedArray, lists: pa.Array | None) -> None:
         lengths = pc.binary_length(texts)
         if (pc.max(lengths).as_py() or 0) <= self._limits.text_bytes:
             return
@@ -90,15 +93,15 @@ class ArrowColumn:
                 422, "bad_value", f"{shown(self._name)} must be {self._expected}", field=self._name
             )
         too_long = pc.greater(lengths, self._limits.text_bytes).fill_null(False)
-        self._refuse_first(too_long.to_numpy(zero_copy_only=False), texts, rows)
+        self._refuse_first(too_long.to_numpy(zero_copy_only=False), texts, lists)
 
-    def _refuse_first(self, bad: np.ndarray, items: pa.Array, rows: pa.Array | None) -> None:
+    def _refuse_first(self, bad: np.ndarray, items: pa.Array, lists: pa.Array | None) -> None:
         if not bad.any():
             return
         at = int(bad.argmax())
-        row = at if rows is None else rows[at].as_py()
+        row = at if lists is None else pc.list_parent_indices(lists)[at].as_py()
         value = described(items[at].as_py())
-        self._refuse(row, value if rows is None else f"a list with the item {value}")
+        self._refuse(row, value if lists is None else f"a list with the item {value}")
 
     def _refuse(self, row: int, fault: str) -> NoReturn:
         raise RequestError(
@@ -120,7 +123,7 @@ class ArrowColumn:
 
 
 def _fits_integer(items: pa.Array, wanted: pa.DataType) -> np.ndarray:
-    values = items.fill_null(0).to_numpy(zero_copy_only=False)
+    values = _filled(items).to_numpy(zero_copy_only=False)
     limits: Any = np.iinfo(wanted.to_pandas_dtype())
     if pa.types.is_integer(items.type):
         fits: np.ndarray = (values >= limits.min) & (values <= limits.max)
@@ -129,6 +132,10 @@ def _fits_integer(items: pa.Array, wanted: pa.DataType) -> np.ndarray:
     # The largest value itself may have no float64: what lies below the next power of two fits.
     fits = (values == np.floor(values)) & (values >= limits.min) & (values < float(limits.max + 1))
     return fits
+
+
+def _filled(numbers: pa.Array) -> pa.Array:
+    return numbers.fill_null(0) if numbers.null_count else numbers
 
 
 def _is_text(kind: pa.DataType) -> bool:

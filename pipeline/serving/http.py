@@ -17,6 +17,10 @@ from pipeline.serving.service import ScoringService
 
 log = logging.getLogger(__name__)
 
+# Bodies that one process holds at the same time; rows that wait are bounded by
+# serving.batching.queue_rows.
+REQUESTS_AT_ONCE = 512
+
 _LONGEST_KEY = 256
 _SHOWN_FIELD = 100
 _CLIENT_WENT_AWAY = 499
@@ -35,6 +39,7 @@ class ScoringHttp:
     def __init__(self, service: ScoringService, exposition: Exposition | None = None) -> None:
         self._service = service
         self._exposition = exposition or self._own_metrics
+        self._under_way = 0
         self._routes = {
             "/score": ("POST", self._score),
             "/health": ("GET", self._health),
@@ -66,7 +71,7 @@ class ScoringHttp:
                 self._service.metrics.requests.labels(outcome).inc()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """The ASGI application, for servers other than Ray Serve."""
+        """The ASGI application, for servers other than Ray Serve's proxies."""
         if scope["type"] == "http":
             response = await self.respond(Request(scope, receive))
             await response(scope, receive, send)
@@ -84,8 +89,14 @@ class ScoringHttp:
     async def _score(self, request: Request) -> Response:
         arrow = _is_arrow(request)
         name = _version_asked_for(request)
-        body = await self._body(request)
-        scored = await self._service.score(body, key=self._key(request), name=name, arrow=arrow)
+        if self._under_way >= REQUESTS_AT_ONCE:
+            raise RequestError(503, "overloaded", "too many requests are under way; try again")
+        self._under_way += 1
+        try:
+            body = await self._body(request)
+            scored = await self._service.score(body, key=self._key(request), name=name, arrow=arrow)
+        finally:
+            self._under_way -= 1
         if ARROW in request.headers.get("accept", "").lower():
             return Response(scored.arrow(), media_type=ARROW)
         return Response(scored.json(), media_type="application/json")

@@ -1,6 +1,7 @@
 """Starts the service on Ray Serve and stops it so that requests in flight are answered."""
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, ProxyLocation
 
 from pipeline.cluster.session import ray_cluster
 from pipeline.config import ConfigError
@@ -20,6 +21,8 @@ from pipeline.serving.deployment import APPLICATION, application
 from pipeline.serving.versions import VersionId, VersionStore
 
 CHAMPION = "champion"
+
+_NICENESS = "RAY_worker_niceness"
 
 
 class ServeError(RuntimeError):
@@ -47,6 +50,12 @@ def served_models(config: ServingConfig, model_name: str) -> list[ServedModelCon
     return [ServedModelConfig(name=CHAMPION, uri=uri, traffic=1.0)]
 
 
+def listens_directly(config: ServingConfig, ray_config: RayConfig) -> bool:
+    """Whether replicas have HTTP servers of their own: ``serving.ingress``."""
+    # In a cluster a client does not know the replicas' nodes; every node has a proxy.
+    return config.ingress == "direct" or (config.ingress == "auto" and ray_config.address is None)
+
+
 @contextmanager
 def running_service(
     config: ServingConfig,
@@ -71,14 +80,20 @@ def running_service(
     # Before Ray starts: what is wrong here would else show after many seconds, three times.
     versions = {model.name: store.resolve(model.uri) for model in models if model.traffic}
     _check_port(config, ray_config)
-    with ray_cluster(ray_config), _set_by_signals(stopped):
+    with _at_normal_priority(), ray_cluster(ray_config), _set_by_signals(stopped):
         _check_room(config)
         try:
+            direct = listens_directly(config, ray_config)
             serve.start(
+                proxy_location=ProxyLocation.Disabled if direct else ProxyLocation.EveryNode,
                 http_options=HTTPOptions(host=config.host, port=config.port),
                 logging_config={"enable_access_log": False, "log_level": "WARNING"},
             )
-            serve.run(application(config, models, tracking_uri), name=APPLICATION, route_prefix="/")
+            serve.run(
+                application(config, models, tracking_uri, direct=direct),
+                name=APPLICATION,
+                route_prefix=None if direct else "/",
+            )
             yield RunningService(f"http://{config.host}:{config.port}", versions)
         except RuntimeError as error:
             if type(error).__module__.startswith("pipeline."):
@@ -87,6 +102,23 @@ def running_service(
         finally:
             # Serve itself ends with a Ray that was started here; elsewhere others may use it.
             serve.delete(APPLICATION)
+
+
+@contextmanager
+def _at_normal_priority() -> Iterator[None]:
+    """A Ray that starts meanwhile gives its workers the priority of this process.
+
+    By itself it puts them behind everything else on the machine (nice 15), as suits batch work;
+    here clients wait for them. What the user has set stays.
+    """
+    if _NICENESS in os.environ:
+        yield
+        return
+    os.environ[_NICENESS] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_NICENESS]
 
 
 @contextmanager
@@ -125,5 +157,6 @@ def _check_room(config: ServingConfig) -> None:
 def _reason(error: RuntimeError) -> str:
     """The last line of what Ray says, which is the exception of the replica."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    faults = [line for line in lines if "VersionError" in line or "TrackingError" in line]
+    known = ("VersionError", "TrackingError", "ConfigError")
+    faults = [line for line in lines if any(name in line for name in known)]
     return (faults or lines or ["no reason given"])[-1]

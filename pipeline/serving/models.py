@@ -15,11 +15,9 @@ import torch
 
 from pipeline.config.serving import ServedModelConfig, ServingConfig
 from pipeline.registry.uris import TrackingError
-from pipeline.serving.arrow_stream import ArrowRows
 from pipeline.serving.batching import MicroBatcher
-from pipeline.serving.body import RequestRows
 from pipeline.serving.metrics import ServiceMetrics
-from pipeline.serving.rows import RowReader
+from pipeline.serving.rows import RequestBody, RowReader
 from pipeline.serving.versions import (
     LoadedVersion,
     VersionError,
@@ -62,9 +60,9 @@ class ServingVersion:
             self._score, config.batching, executor, metrics.batch_rows.labels(name).observe
         )
 
-    def table(self, rows: RequestRows | ArrowRows, *, shadow: bool = False) -> pa.Table:
+    def table(self, body: RequestBody, *, shadow: bool = False) -> pa.Table:
         """The request's rows for this version; a shadow passes over fields it does not know."""
-        return (self._lenient if shadow else self._strict).table(rows)
+        return body.table(self._lenient if shadow else self._strict)
 
     def _score(self, rows: pa.Table) -> np.ndarray:
         started = time.perf_counter()

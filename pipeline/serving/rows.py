@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from pipeline.config.serving import RequestLimitsConfig
 from pipeline.serving.arrow_columns import ArrowColumn
-from pipeline.serving.arrow_stream import ArrowRows
-from pipeline.serving.body import RequestError, RequestRows, described, shown
+from pipeline.serving.arrow_stream import ArrowRows, parse_arrow
+from pipeline.serving.body import RequestError, RequestRows, described, parse_body, shown
+from pipeline.serving.json_columns import JsonColumns
 
 _NONE = type(None)
 _FLOATS: dict[Any, float] = {
@@ -44,6 +45,20 @@ class RowReader:
             for field, column in zip(schema, self._columns, strict=True)
         ]
         self._names = frozenset(schema.names)
+        self._json = JsonColumns(schema, limits)
+
+    def table_of_json(self, body: bytes) -> pa.Table | None:
+        """The same table at once from a body of which nothing is wrong; None = ask :meth:`table`.
+
+        A body that is refused, or of a form that is read the long way only, gives None.
+        """
+        rows = self._json.rows(body)
+        if rows is None:
+            return None
+        try:
+            return self.table(rows)
+        except RequestError:  # `table` says it in words of JSON
+            return None
 
     def table(self, rows: RequestRows | ArrowRows) -> pa.Table:
         """A table of exactly the schema; a field that no row has is missing (null) in all.
@@ -74,6 +89,32 @@ class RowReader:
             f"the model reads no field {shown(name)}; it reads: {known}",
             field=name,
         )
+
+
+class RequestBody:
+    """The body of a request, read when a model's reader is known, and again for others.
+
+    Args:
+        body: JSON, see ``parse_body``; or an Arrow stream, see ``parse_arrow``.
+        arrow: which of the two.
+        limits: of the request.
+    """
+
+    def __init__(self, body: bytes, *, arrow: bool, limits: RequestLimitsConfig) -> None:
+        self._body = body
+        self._arrow = arrow
+        self._limits = limits
+        self._rows: RequestRows | ArrowRows | None = None
+
+    def table(self, reader: RowReader) -> pa.Table:
+        """The rows as one model reads them. Raises RequestError."""
+        if self._rows is None and not self._arrow:
+            table = reader.table_of_json(self._body)
+            if table is not None:
+                return table
+        if self._rows is None:
+            self._rows = (parse_arrow if self._arrow else parse_body)(self._body, self._limits)
+        return reader.table(self._rows)
 
 
 class _Column:

@@ -11,16 +11,16 @@ import pydantic_core
 
 from pipeline.config.serving import ServedModelConfig, ServingConfig
 from pipeline.registry.columns import RowError
-from pipeline.serving.arrow_stream import ArrowRows, parse_arrow, scores_stream
-from pipeline.serving.body import RequestError, RequestRows, parse_body, shown
+from pipeline.serving.arrow_stream import scores_stream
+from pipeline.serving.body import RequestError, shown
 from pipeline.serving.metrics import ServiceMetrics
 from pipeline.serving.models import ServedModels, ServingVersion
+from pipeline.serving.rows import RequestBody
 from pipeline.serving.traffic import TrafficSplit, share_of
 from pipeline.serving.versions import VersionStore
 
 # Requests that may wait for one shadow model; beyond, a shadow leaves requests out.
 _SHADOW_BACKLOG = 64
-_Rows = RequestRows | ArrowRows
 
 
 def _bad_value(fault: RowError) -> RequestError:
@@ -108,21 +108,22 @@ class ScoringService:
             RequestError: with the status to answer.
         """
         started = time.perf_counter()
-        rows = (parse_arrow if arrow else parse_body)(body, self.config.limits)
+        request = RequestBody(body, arrow=arrow, limits=self.config.limits)
         name = self._split.choose(key) if name is None else self._chosen(name)
         version = self.models.by_name[name].current
         if version is None:
             raise RequestError(503, "not_loaded", f"{name} is not loaded; /health says why")
         try:
-            scores_BT = await version.batcher.scores(version.table(rows))
+            rows = version.table(request)
+            scores_BT = await version.batcher.scores(rows)
         except RowError as fault:  # good values that do not go together, such as ids and weights
             raise _bad_value(fault) from None
         scored = ScoredRequest(name, version, scores_BT)
         at = version.id
-        self.metrics.rows.labels(name, at.version).inc(rows.count)
-        self.metrics.request_rows.observe(rows.count)
+        self.metrics.rows.labels(name, at.version).inc(rows.num_rows)
+        self.metrics.request_rows.observe(rows.num_rows)
         self.metrics.seconds.observe(time.perf_counter() - started)
-        self._shadow(rows, scored, key)
+        self._shadow(request, scored, key)
         return scored
 
     def health(self) -> tuple[bool, dict[str, Any]]:
@@ -160,7 +161,7 @@ class ScoringService:
             )
         return name
 
-    def _shadow(self, rows: _Rows, answer: ScoredRequest, key: str | None) -> None:
+    def _shadow(self, request: RequestBody, answer: ScoredRequest, key: str | None) -> None:
         for config in self._shadows:
             if config.shadow < 1:
                 share = np.random.random() if key is None else share_of(key, config.name)
@@ -173,15 +174,15 @@ class ScoringService:
             elif len(self._background) > _SHADOW_BACKLOG:
                 count.labels(config.name, "left_out").inc()
             else:
-                self._follow(self._compare(config.name, version, rows, answer))
+                self._follow(self._compare(config.name, version, request, answer))
 
     async def _compare(
-        self, name: str, version: ServingVersion, rows: _Rows, answer: ScoredRequest
+        self, name: str, version: ServingVersion, request: RequestBody, answer: ScoredRequest
     ) -> None:
         """Scores the rows with a shadow and records how far it is from what was returned."""
         count = self.metrics.shadow_requests
         try:
-            scores_BT = await version.batcher.scores(version.table(rows, shadow=True))
+            scores_BT = await version.batcher.scores(version.table(request, shadow=True))
         except Exception:  # a shadow's fault is no one else's
             count.labels(name, "failed").inc()
             return

@@ -188,7 +188,7 @@ def _constraints(
 
 
 def _types(sharding: ShardingConfig, table: str, workers: int) -> list[str]:
-    types = list(sharding.types_of(table))
+    types: list[str] = [*sharding.types_of(table)]
     # The cost model sees no difference for one worker, but rows would be sorted by their owner.
     return ["table_wise"] if workers == 1 and "table_wise" in types else types
 

@@ -1,8 +1,12 @@
+import json
 import os
 import signal
 import socket
 import threading
+import urllib.request
 
+import numpy as np
+import psutil
 import pytest
 
 from jobs.serve import main
@@ -11,7 +15,13 @@ from pipeline.config import ConfigError
 from pipeline.config.schema import RayConfig
 from pipeline.config.serving import ServedModelConfig, ServingConfig
 from pipeline.registry.uris import TrackingError
-from pipeline.serving.launch import _set_by_signals, running_service, served_models
+from pipeline.serving.app import ServiceArguments, build
+from pipeline.serving.launch import (
+    _set_by_signals,
+    listens_directly,
+    running_service,
+    served_models,
+)
 from pipeline.serving.versions import without_paths
 
 CHAMPION = ServedModelConfig(name="champion", uri="models:/demo@champion", traffic=1.0)
@@ -21,6 +31,22 @@ def test_the_champion_alone_is_the_default():
     assert served_models(ServingConfig(), "demo") == [CHAMPION]
     other = CHAMPION.model_copy(update={"name": "x"})
     assert served_models(ServingConfig(models=[other]), "demo") == [other]
+
+
+def test_replicas_listen_themselves_where_ray_starts_here():
+    here, joined = RayConfig(), RayConfig(address="auto")
+    assert listens_directly(ServingConfig(), here)
+    assert not listens_directly(ServingConfig(), joined)
+    assert listens_directly(ServingConfig(ingress="direct"), joined)
+    assert not listens_directly(ServingConfig(ingress="proxy"), here)
+
+
+def test_proxies_serve_what_ray_serve_deploys():
+    args = {"tracking_uri": "http://x", "model": "models:/demo@champion"}
+    with pytest.raises(ConfigError, match=r"serving\.ingress: requests come by Ray Serve's prox"):
+        build(ServiceArguments.model_validate(args | {"serving": {"ingress": "direct"}}))
+    deployment = build(ServiceArguments.model_validate(args))._bound_deployment
+    assert deployment.init_args[-1] is False
 
 
 @pytest.mark.slow
@@ -38,6 +64,30 @@ def test_faults_show_before_ray_starts(versions):
     start = running_service(ServingConfig(), [absent], uri, RayConfig())
     with pytest.raises(TrackingError, match="refused to give models:/demo@nobody"), start:
         pass
+
+
+@pytest.mark.slow
+def test_proxies_pass_requests_on(versions):
+    """As in a joined cluster, and wherever Ray Serve's own config starts the application."""
+    versions.move_champion("1")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        config = ServingConfig(port=probe.getsockname()[1], ingress="proxy")
+    rows = versions.registry.rows(300)
+    body = json.dumps({"rows": rows.to_pylist()}).encode()
+    sent = {"content-type": "application/json"}
+    with running_service(
+        config, [CHAMPION], versions.registry.tracking_uri, RayConfig()
+    ) as service:
+        request = urllib.request.Request(f"{service.url}/score", body, sent)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            scores = json.loads(answer.read())["scores"]
+        nice = [process.nice() for process in psutil.Process().children(recursive=True)]
+        assert set(nice) == {psutil.Process().nice()}
+        with urllib.request.urlopen(f"{service.url}/metrics", timeout=60) as answer:
+            assert b"ple_serving_rows_total" in answer.read()
+    found_BT = np.array([scores[task] for task in ("click", "convert", "like")]).T
+    wanted_BT = versions.scorers["1"].score_table(rows)
+    np.testing.assert_allclose(found_BT, wanted_BT, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
