@@ -48,7 +48,8 @@ def expert_outputs(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """[B, O] of each expert: per layer max(0, x Wᵀ + b); and [B, E] of each gate: x Wᵀ + b.
 
-    All of them lie column by column.
+    All of them lie column by column. Weights of experts and gates that nobody reads get gradients
+    of zero: workers wait for every weight's.
 
     Args:
         x_BI: read by all of them.
@@ -165,7 +166,7 @@ class _Experts(torch.autograd.Function):
 
 
 class _Sums:
-    """Gradients of the weights, summed over blocks."""
+    """Gradients of the weights, summed over blocks: in float32, whatever the products are of."""
 
     def __init__(self, layers: Sequence[Sequence[Sequence[Tensor]]]) -> None:
         self._first: list[Tensor] = []
@@ -194,7 +195,8 @@ def _add(sums: list[Tensor], d_OB: Tensor, h_IB: Tensor) -> None:
         for total, part in zip(sums, found, strict=True):
             total += part
     else:
-        sums.extend(found)
+        narrow = d_OB.dtype in (torch.bfloat16, torch.float16)
+        sums.extend(part.float() if narrow else part for part in found)
 
 
 def _first_layers(
@@ -229,7 +231,9 @@ def _relu_backward(d_OB: Tensor, output_OB: Tensor, out_OB: Tensor | None = None
 
 
 def _blocks(rows: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS)]
+    # No rows are one empty block.
+    starts = range(0, max(rows, 1), BLOCK_ROWS)
+    return [slice(start, min(start + BLOCK_ROWS, rows)) for start in starts]
 
 
 def _block(x_IB: Tensor, rows: slice) -> Tensor:

@@ -78,6 +78,8 @@ def gate_weights(chosen: Sequence[Chosen]) -> list[Tensor]:
     waiting = [own for own in chosen if own.logits_BE is None and own.gate.linear is not None]
     for selector_BI in {id(own.selector_BI): own.selector_BI for own in waiting}.values():
         sharing = [own for own in waiting if own.selector_BI is selector_BI]
+        if len(sharing) == 1:
+            continue
         layers = [own.gate.layer() for own in sharing]
         logits_BE = linear(
             selector_BI, torch.cat([w for w, _ in layers]), torch.cat([b for _, b in layers])

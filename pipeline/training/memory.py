@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc hands large blocks back to the system, which must find and clear their pages
     anew in every step: up to an eighth of the step of a wide model on a CPU. What a process keeps
-    is what a step needs at most. Blocks above 32 MB are handed back still.
+    is about what it held at most. Blocks above 32 MB are handed back still.
 
     Returns:
         Whether this C library can; others than glibc are left alone.

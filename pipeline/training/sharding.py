@@ -114,6 +114,9 @@ def shard_ranker(
             # A worker alone has nobody to average with, and a small model notices the hooks.
             init_data_parallel=count > 1,
         )
+    if count == 1:
+        # DistributedDataParallel's wrapper would have done it: the dense part was made on the CPU.
+        model.module.to(device)
     initialise_tables(model, configs, seed)
     return model, plan
 

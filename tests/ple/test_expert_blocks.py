@@ -50,7 +50,7 @@ def leaves(experts: list[list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
     return [part for layers in experts for layer in layers for part in layer]
 
 
-@pytest.mark.parametrize("rows", [1, 10, 11])
+@pytest.mark.parametrize("rows", [0, 1, 10, 11])
 def test_values_and_gradients(rows: int) -> None:
     experts = make()
     x_BI = torch.randn(rows, INPUT, dtype=torch.float64, requires_grad=True)
@@ -141,3 +141,14 @@ def test_an_input_without_gradients_gets_none() -> None:
     found, _ = expert_outputs(torch.randn(4, INPUT, dtype=torch.float64), experts, Scope())
     torch.stack([out.sum() for out in found]).sum().backward()
     assert all(part.grad is not None for part in leaves(experts))
+
+
+def test_sums_over_many_blocks_of_halves_are_of_float32() -> None:
+    (layer,) = make(torch.float32)[0]
+    x_BI = torch.randn(6000, INPUT).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,), _ = expert_outputs(x_BI, [[layer]], Scope())
+    found.float().sum().backward()
+    right_OI = (found > 0).float().T @ x_BI.float()
+    error = (layer[0].grad - right_OI).norm() / right_OI.norm()
+    assert error < 0.003
