@@ -59,10 +59,14 @@ class ClusterError(RuntimeError):
 
 
 @contextmanager
-def ray_cluster(config: RayConfig) -> Iterator[None]:
-    """The same for jobs that have no experiment. Raises ClusterError too: Ray does not start."""
+def ray_cluster(config: RayConfig, *, worker_niceness: int | None = None) -> Iterator[None]:
+    """The same for jobs that have no experiment. Raises ClusterError too: Ray does not start.
+
+    ``worker_niceness``: what a Ray that starts here adds to its workers'; None = its default.
+    """
     if config.address is None:
         store = (config.object_store_mb or _DEFAULT_OBJECT_STORE_MB) * 2**20
+        settings = {} if worker_niceness is None else {"worker_niceness": worker_niceness}
         try:
             ray.init(
                 address="local",
@@ -70,6 +74,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
+                _system_config=settings,
             )
         except Exception as error:  # Ray raises plain ones
             raise ClusterError(

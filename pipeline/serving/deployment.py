@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from ray import serve
+from ray.serve.config import BackpressureConfig
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +20,9 @@ APPLICATION = "ple-scoring"
 DEPLOYMENT = "scoring"
 
 _GATHER_SECONDS = 2.0
+# A replica begins to wait for its last requests a moment after Ray Serve begins to wait for it.
+_SHUTDOWN_MARGIN_SECONDS = 5.0
+_RETRY_SECONDS = 1
 
 
 class ScoringReplica:
@@ -89,7 +93,10 @@ def application(
         name=DEPLOYMENT,
         num_replicas=config.replicas,
         max_ongoing_requests=REQUESTS_AT_ONCE,
-        graceful_shutdown_timeout_s=config.shutdown_seconds,
+        # Those that wait in a proxy; beyond, it answers as a replica would.
+        max_queued_requests=REQUESTS_AT_ONCE,
+        backpressure_config=BackpressureConfig(retry_after_s=_RETRY_SECONDS),
+        graceful_shutdown_timeout_s=config.shutdown_seconds + _SHUTDOWN_MARGIN_SECONDS,
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": config.cpus_per_replica},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},

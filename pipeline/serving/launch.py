@@ -1,7 +1,6 @@
 """Starts the service on Ray Serve and stops it so that requests in flight are answered."""
 
 import logging
-import os
 import signal
 import socket
 import threading
@@ -22,7 +21,9 @@ from pipeline.serving.versions import VersionId, VersionStore
 
 CHAMPION = "champion"
 
-_NICENESS = "RAY_worker_niceness"
+# Ray puts its workers behind everything else on the machine (nice 15), as suits batch work; here
+# clients wait for them. Added to the priority of this process.
+_NICENESS = 0
 
 
 class ServeError(RuntimeError):
@@ -51,9 +52,20 @@ def served_models(config: ServingConfig, model_name: str) -> list[ServedModelCon
 
 
 def listens_directly(config: ServingConfig, ray_config: RayConfig) -> bool:
-    """Whether replicas have HTTP servers of their own: ``serving.ingress``."""
-    # In a cluster a client does not know the replicas' nodes; every node has a proxy.
-    return config.ingress == "direct" or (config.ingress == "auto" and ray_config.address is None)
+    """Whether replicas have HTTP servers of their own: ``serving.ingress``.
+
+    Raises:
+        ConfigError: they should, in a cluster that is joined.
+    """
+    if ray_config.address is None:
+        return config.ingress != "proxy"
+    if config.ingress == "direct":
+        raise ConfigError(
+            "serving.ingress: direct needs a Ray that starts here; in a cluster that is joined "
+            "(ray.address) replicas run on nodes clients do not know, while every node has a "
+            "proxy: use serving.ingress=proxy, or leave it out"
+        )
+    return False
 
 
 @contextmanager
@@ -72,18 +84,21 @@ def running_service(
 
     Raises:
         TrackingError: MLflow does not answer, or has no such version.
-        ConfigError: the port is taken, or the cluster has no room.
+        ConfigError: the port is taken, the cluster has no room, or ``direct`` in a joined one.
         ServeError: a model could not be loaded.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    direct = listens_directly(config, ray_config)
     store = VersionStore(tracking_uri)
     # Before Ray starts: what is wrong here would else show after many seconds, three times.
     versions = {model.name: store.resolve(model.uri) for model in models if model.traffic}
-    _check_port(config, ray_config)
-    with _at_normal_priority(), ray_cluster(ray_config), _set_by_signals(stopped):
+    with (
+        _port_kept(config, ray_config),
+        ray_cluster(ray_config, worker_niceness=_NICENESS),
+        _set_by_signals(stopped),
+    ):
         _check_room(config)
         try:
-            direct = listens_directly(config, ray_config)
             serve.start(
                 proxy_location=ProxyLocation.Disabled if direct else ProxyLocation.EveryNode,
                 http_options=HTTPOptions(host=config.host, port=config.port),
@@ -105,20 +120,31 @@ def running_service(
 
 
 @contextmanager
-def _at_normal_priority() -> Iterator[None]:
-    """A Ray that starts meanwhile gives its workers the priority of this process.
+def _port_kept(config: ServingConfig, ray_config: RayConfig) -> Iterator[None]:
+    """The port is free, and no other service of this machine takes it until the end.
 
-    By itself it puts them behind everything else on the machine (nice 15), as suits batch work;
-    here clients wait for them. What the user has set stays.
+    Replicas listen at one port together, so those of another service could join them unnoticed.
     """
-    if _NICENESS in os.environ:
+    if ray_config.address is not None:  # the proxies run on the cluster's nodes
         yield
         return
-    os.environ[_NICENESS] = "0"
-    try:
+    # An abstract name: of this network namespace, as ports are, and gone with the process.
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0ple-serving-{config.port}")
+        except OSError:
+            raise ConfigError(
+                f"serving.port: another service on this machine has {config.port}; stop it, or "
+                "choose another port"
+            ) from None
+        try:
+            socket.create_server((config.host, config.port)).close()
+        except OSError as error:
+            raise ConfigError(
+                f"serving.port: {config.host}:{config.port} cannot be bound ({error.strerror}); "
+                "stop what uses it, or choose another port"
+            ) from None
         yield
-    finally:
-        del os.environ[_NICENESS]
 
 
 @contextmanager
@@ -131,18 +157,6 @@ def _set_by_signals(stopped: threading.Event | None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _check_port(config: ServingConfig, ray_config: RayConfig) -> None:
-    if ray_config.address is not None:
-        return  # the proxies run on the cluster's nodes
-    try:
-        socket.create_server((config.host, config.port)).close()
-    except OSError as error:
-        raise ConfigError(
-            f"serving.port: {config.host}:{config.port} cannot be bound ({error.strerror}); stop "
-            "what uses it, or choose another port"
-        ) from None
 
 
 def _check_room(config: ServingConfig) -> None:

@@ -53,7 +53,7 @@ class Listener:
         """Listens from here on.
 
         Raises:
-            ConfigError: the address cannot be bound.
+            ConfigError: the address cannot be bound, or the server does not start.
         """
         host, port = self._address
         try:
@@ -63,9 +63,16 @@ class Listener:
                 f"serving.port: {host}:{port} cannot be bound ({error.strerror}); stop what uses "
                 "it, or choose another port"
             ) from None
-        self._task = asyncio.create_task(self._server.serve(sockets=[listening]))
+        task = asyncio.create_task(self._server.serve(sockets=[listening]))
         while not self._server.started:
+            if task.done():
+                listening.close()
+                raise ConfigError(
+                    f"serving.ingress: the HTTP server of a replica ended at its start "
+                    f"({task.exception()!r}); mend that, or use serving.ingress=proxy"
+                )
             await asyncio.sleep(_STARTED_SECONDS)
+        self._task = task
 
     async def stop(self) -> None:
         """Takes no new requests, answers those in flight, and returns when that is done."""

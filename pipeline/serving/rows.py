@@ -47,18 +47,16 @@ class RowReader:
         self._names = frozenset(schema.names)
         self._json = JsonColumns(schema, limits)
 
-    def table_of_json(self, body: bytes) -> pa.Table | None:
-        """The same table at once from a body of which nothing is wrong; None = ask :meth:`table`.
+    def columns_of_json(self, body: bytes) -> ArrowRows | None:
+        """The rows of a JSON body at once; None = it must be read the long way."""
+        return self._json.rows(body)
 
-        A body that is refused, or of a form that is read the long way only, gives None.
-        """
-        rows = self._json.rows(body)
-        if rows is None:
-            return None
-        try:
-            return self.table(rows)
-        except RequestError:  # `table` says it in words of JSON
-            return None
+    def reads_as(self, other: "RowReader") -> bool:
+        """Whether both read the fields they share from JSON alike."""
+        return all(
+            field.name not in other._names or field.type == other._schema.field(field.name).type
+            for field in self._schema
+        )
 
     def table(self, rows: RequestRows | ArrowRows) -> pa.Table:
         """A table of exactly the schema; a field that no row has is missing (null) in all.
@@ -105,16 +103,34 @@ class RequestBody:
         self._arrow = arrow
         self._limits = limits
         self._rows: RequestRows | ArrowRows | None = None
+        self._columns: list[tuple[RowReader, ArrowRows]] = []
 
     def table(self, reader: RowReader) -> pa.Table:
         """The rows as one model reads them. Raises RequestError."""
         if self._rows is None and not self._arrow:
-            table = reader.table_of_json(self._body)
+            table = self.table_at_once(reader)
             if table is not None:
                 return table
         if self._rows is None:
             self._rows = (parse_arrow if self._arrow else parse_body)(self._body, self._limits)
         return reader.table(self._rows)
+
+    def table_at_once(self, reader: RowReader) -> pa.Table | None:
+        """The same table from JSON of which nothing is wrong; None = read it the long way.
+
+        A body that is refused, or of a form that is read the long way only, gives None.
+        """
+        rows = next((rows for other, rows in self._columns if reader.reads_as(other)), None)
+        if rows is None:
+            rows = reader.columns_of_json(self._body)
+            if rows is None:
+                return None
+            self._columns.append((reader, rows))
+        try:
+            # The body has no field but those of `rows`: what is absent there is missing.
+            return reader.table(rows)
+        except RequestError:  # the long way says it in words of JSON
+            return None
 
 
 class _Column:

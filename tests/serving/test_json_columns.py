@@ -18,7 +18,11 @@ PADDING = b" " * 2**17
 
 
 def at_once(body: bytes | str, reader: RowReader = READER) -> pa.Table | None:
-    return reader.table_of_json((body.encode() if isinstance(body, str) else body) + PADDING)
+    return unpadded((body.encode() if isinstance(body, str) else body) + PADDING, reader)
+
+
+def unpadded(body: bytes, reader: RowReader = READER) -> pa.Table | None:
+    return RequestBody(body, arrow=False, limits=LIMITS).table_at_once(reader)
 
 
 def carefully(body: bytes | str, reader: RowReader = READER) -> pa.Table:
@@ -45,7 +49,7 @@ def test_good_bodies_give_the_same_table(body):
     assert found is not None
     assert found.schema == SCHEMA
     assert found.equals(carefully(body))
-    assert READER.table_of_json(body.encode()) is None  # small ones go the other way
+    assert unpadded(body.encode()) is None  # small ones go the other way
 
 
 COLUMNS = json.loads(GOOD[2])["columns"]
@@ -132,11 +136,11 @@ def test_bodies_of_nothing_take_no_memory():
     before = pool.max_memory()
     for row in (b"null", b"{}"):
         body = b'{"rows": [' + (row + b",") * (8 * 2**20 // len(row + b",")) + row + b"]}"
-        assert READER.table_of_json(body) is None
+        assert unpadded(body) is None
     assert pool.max_memory() - before < 2**24
     rows = [{"name": None, "tags": None}] * 100_000
     wide = RowReader(SCHEMA, RequestLimitsConfig(rows=100_000), refuse_extra=True)
-    assert wide.table_of_json(json.dumps({"rows": rows}).encode()).num_rows == 100_000
+    assert unpadded(json.dumps({"rows": rows}).encode(), wide).num_rows == 100_000
 
 
 def test_malformed_requests_and_their_good_neighbours():
@@ -165,7 +169,7 @@ def test_malformed_requests_and_their_good_neighbours():
 def test_fields_that_are_passed_over_go_the_careful_way():
     lenient = RowReader(SCHEMA, LIMITS, refuse_extra=False)
     rows = json.dumps({"rows": [{"id": 3, "other": [1]}]}).encode() + PADDING
-    assert lenient.table_of_json(rows) is None
+    assert unpadded(rows, lenient) is None
     body = RequestBody(rows, arrow=False, limits=LIMITS)
     assert body.table(lenient).column("id").to_pylist() == [3]
     with pytest.raises(RequestError, match="the model reads no field other"):
@@ -176,3 +180,31 @@ def test_columns_of_other_types_go_the_careful_way():
     schema = SCHEMA.append(pa.field("day", pa.date32()))
     reader = RowReader(schema, LIMITS, refuse_extra=True)
     assert at_once('{"rows": [{"id": 1}]}', reader) is None
+
+
+def test_a_second_model_reads_what_the_first_one_read():
+    """A shadow beside the model that answered: the JSON itself is not looked at again."""
+    fewer_and_more = pa.schema([SCHEMA.field("words"), SCHEMA.field("price"), ("new", pa.int8())])
+    rows = [{name: row.get(name) for name in ("words", "price")} | {"new": None} for row in ROWS]
+    wanted = pa.Table.from_pylist(rows, fewer_and_more)
+    body = RequestBody(json.dumps({"rows": ROWS}).encode() + PADDING, arrow=False, limits=LIMITS)
+    assert body.table(READER).equals(carefully(GOOD[0]))
+    text, body._body = body._body, b"gone"
+    shadow = RowReader(fewer_and_more, LIMITS, refuse_extra=False)
+    assert body.table(shadow).equals(wanted)
+    assert body.table(READER).equals(carefully(GOOD[0]))
+    body._body = text
+    strict = RowReader(fewer_and_more, LIMITS, refuse_extra=True)
+    with pytest.raises(RequestError, match="the model reads no field"):
+        body.table(strict)
+
+
+def test_a_second_model_with_other_types_reads_for_itself():
+    numbers = '{"columns": {"id": [9007199254740993], "price": [0.5]}}'
+    as_floats, as_given = (
+        RowReader(pa.schema([("id", kind), ("price", pa.float32())]), LIMITS, refuse_extra=False)
+        for kind in (pa.float64(), pa.int64())
+    )
+    body = RequestBody(numbers.encode() + PADDING, arrow=False, limits=LIMITS)
+    assert body.table(as_floats)["id"].to_pylist() == [2.0**53]
+    assert body.table(as_given)["id"].to_pylist() == [2**53 + 1]

@@ -16,7 +16,10 @@ from pipeline.config.schema import RayConfig
 from pipeline.config.serving import ServedModelConfig, ServingConfig
 from pipeline.registry.uris import TrackingError
 from pipeline.serving.app import ServiceArguments, build
+from pipeline.serving.deployment import application
+from pipeline.serving.http import REQUESTS_AT_ONCE
 from pipeline.serving.launch import (
+    _port_kept,
     _set_by_signals,
     listens_directly,
     running_service,
@@ -37,8 +40,36 @@ def test_replicas_listen_themselves_where_ray_starts_here():
     here, joined = RayConfig(), RayConfig(address="auto")
     assert listens_directly(ServingConfig(), here)
     assert not listens_directly(ServingConfig(), joined)
-    assert listens_directly(ServingConfig(ingress="direct"), joined)
+    assert listens_directly(ServingConfig(ingress="direct"), here)
     assert not listens_directly(ServingConfig(ingress="proxy"), here)
+    assert not listens_directly(ServingConfig(ingress="proxy"), joined)
+    start = running_service(ServingConfig(ingress="direct"), [CHAMPION], "http://x", joined)
+    with pytest.raises(
+        ConfigError, match=r"serving\.ingress: direct .* use serving\.ingress=proxy"
+    ):
+        start.__enter__()
+
+
+def test_one_service_has_a_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        config = ServingConfig(port=probe.getsockname()[1])
+        with pytest.raises(ConfigError, match=r"serving\.port: 127.0.0.1:\d+ cannot be bound"):
+            _port_kept(config, RayConfig()).__enter__()
+    second = _port_kept(config.model_copy(update={"host": "0.0.0.0"}), RayConfig())
+    with (
+        _port_kept(config, RayConfig()),  # its replicas do not listen yet
+        pytest.raises(ConfigError, match=r"serving\.port: another service .* choose another port"),
+    ):
+        second.__enter__()
+    with _port_kept(config, RayConfig()), _port_kept(config, RayConfig(address="auto")):
+        pass
+
+
+def test_ray_serve_takes_as_many_requests_as_a_replica_and_waits_longer_for_it():
+    config = ServingConfig(shutdown_seconds=7)
+    found = application(config, [CHAMPION], "http://x", direct=False)._bound_deployment
+    assert found.max_ongoing_requests == found.max_queued_requests == REQUESTS_AT_ONCE
+    assert found._deployment_config.graceful_shutdown_timeout_s > 7 + 1
 
 
 def test_proxies_serve_what_ray_serve_deploys():

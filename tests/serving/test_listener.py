@@ -4,12 +4,14 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
 from pipeline.config import ConfigError
 from pipeline.config.serving import ServingConfig
+from pipeline.serving.deployment import ScoringReplica
 from pipeline.serving.listener import Listener
 
 
@@ -124,6 +126,35 @@ def test_the_work_for_a_client_that_goes_away_ends():
             assert await answer.json(content_type=None) == [4]
 
     listening(scenario)
+
+
+def test_a_server_that_ends_at_its_start_is_told():
+    async def main() -> None:
+        config = ServingConfig(port=free_port())
+        listener = Listener(Echo(), config)
+        listener._server.config.http = "no.such:Protocol"
+        with pytest.raises(ConfigError, match=r"serving\.ingress: .* at its start \(Module.*'no'"):
+            await asyncio.wait_for(listener.start(), 10)
+        assert not listener.listens
+        await listener.stop()
+        socket.create_server((config.host, config.port)).close()
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_does_not_listen_any_more_is_not_healthy():
+    async def main() -> None:
+        listener = Listener(Echo(), ServingConfig(port=free_port()))
+        replica = SimpleNamespace(_listener=listener)
+        await listener.start()
+        await ScoringReplica.check_health(replica)
+        await listener.stop()
+        with pytest.raises(RuntimeError, match="does not listen any more"):
+            await ScoringReplica.check_health(replica)
+        replica._listener = None  # requests come by proxies
+        await ScoringReplica.check_health(replica)
+
+    asyncio.run(main())
 
 
 def test_a_port_in_use_is_named():
