@@ -3,7 +3,8 @@
 One worker. Ours reads the shards, shuffled, and trains; DeepCTR-Torch trains from arrays it holds
 in memory; plain PyTorch is fed by our reader. All compute in float32; where the machine computes in
 bf16, ours runs once more with ``train.precision: bf16``, and its figures end in ``_bf16``. Every
-ratio is the median over interleaved rounds.
+ratio is the median over interleaved rounds. All share a process, and with it ours' way with freed
+memory.
 """
 
 import statistics
