@@ -189,8 +189,10 @@ def _constraints(
 
 def _types(sharding: ShardingConfig, table: str, workers: int) -> list[str]:
     types: list[str] = [*sharding.types_of(table)]
-    # The cost model sees no difference for one worker, but rows would be sorted by their owner.
-    return ["table_wise"] if workers == 1 and "table_wise" in types else types
+    if workers == 1 and "table_wise" in types:
+        # The cost model sees no difference, but ids would be sorted by the rows' owner for nothing.
+        types = [kind for kind in types if kind != "row_wise"]
+    return types
 
 
 def _column_width(dim: int, workers: int) -> int:
