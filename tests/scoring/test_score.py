@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_model_and_keys_are_kept(scoring, logs, tmp_path
     assert found.column_names == ["row", "user", *SCORES, "dt"]
     assert found["row"].to_pylist() == rows["row"].to_pylist()
     assert found["user"].to_pylist() == rows["user"].to_pylist()
-    np.testing.assert_allclose(scores_of(found), expected(scoring, rows), rtol=1e-6)
+    np.testing.assert_allclose(scores_of(found), expected(scoring, rows), rtol=1e-6, atol=1e-7)
     assert (done.rows, done.pieces, done.files) == (1200, 4, 4)
     manifest = json.loads((output / "_manifest.json").read_text())
     assert manifest["model"] == "models:/shop/1"
@@ -86,7 +86,7 @@ def test_all_columns_are_kept_unless_named_and_types_stay(scoring, logs, tmp_pat
     assert found.select(rows.column_names[1:]).equals(first.drop_columns("user"))
     assert pa.types.is_dictionary(found["user"].type)
     assert found["user"].to_pylist() == first["user"].to_pylist()
-    np.testing.assert_allclose(scores_of(found), expected(scoring, first), rtol=1e-6)
+    np.testing.assert_allclose(scores_of(found), expected(scoring, first), rtol=1e-6, atol=1e-7)
 
 
 def test_partitions_and_a_row_group_larger_than_a_file(scoring, logs, tmp_path):
@@ -98,7 +98,7 @@ def test_partitions_and_a_row_group_larger_than_a_file(scoring, logs, tmp_path):
     assert [row["row"] for row in found] == list(range(1200))
     assert [row["device"] for row in found] == rows["device"].to_pylist()
     scores = np.array([[row[name] for name in SCORES] for row in found])
-    np.testing.assert_allclose(scores, expected(scoring, rows), rtol=1e-6)
+    np.testing.assert_allclose(scores, expected(scoring, rows), rtol=1e-6, atol=1e-7)
     names = visible(tmp_path / "scores")
     # 200 rows of a group make files of 150 and 50 rows, cut by device.
     assert any("-000000-001-" in name for name in names)
@@ -183,7 +183,7 @@ def test_overwriting_keeps_the_old_output_until_the_new_is_there(scoring, logs, 
     scoring.score(folder, output, "resume", **new)
     assert not set(visible(output)) & set(before)
     np.testing.assert_allclose(
-        scores_of(output_rows(output)), expected(scoring, rows, "2"), rtol=1e-6
+        scores_of(output_rows(output)), expected(scoring, rows, "2"), rtol=1e-6, atol=1e-7
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["logs", "scores"]
 
@@ -334,7 +334,7 @@ def test_an_object_store(scoring, logs, tmp_path):
         found = read()
         assert [row["row"] for row in found] == list(range(1200))
         scores = np.array([[row[name] for name in SCORES] for row in found])
-        np.testing.assert_allclose(scores, expected(scoring, rows), rtol=1e-6)
+        np.testing.assert_allclose(scores, expected(scoring, rows), rtol=1e-6, atol=1e-7)
         new = options | {"model": "models:/shop/2"}
         with pytest.raises(StoppedError):
             scoring.score(source, output, "overwrite", runner=stopped_after(2), **new)
@@ -344,4 +344,4 @@ def test_an_object_store(scoring, logs, tmp_path):
         found = read()
         assert [row["row"] for row in found] == list(range(1200))
         scores = np.array([[row[name] for name in SCORES] for row in found])
-        np.testing.assert_allclose(scores, expected(scoring, rows, "2"), rtol=1e-6)
+        np.testing.assert_allclose(scores, expected(scoring, rows, "2"), rtol=1e-6, atol=1e-7)
