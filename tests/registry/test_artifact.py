@@ -95,9 +95,8 @@ def test_crosses_and_mapped_ids_matter(scorer):
     shelves = scorer.score_frame(pd.DataFrame({"item": [5, 5, 5], "shelf": ["s1", "s2", None]}))
     assert len(set(shelves["click"])) == 3
     visitors = scorer.score_frame(pd.DataFrame({"visitor": range(60)}))["click"]
-    assert (
-        20 < visitors.round(6).nunique() <= 28 + 4
-    )  # 28 rows of single ids, 4 of the buckets' others
+    # 28 rows of single ids, 4 of the buckets' others; scores differ in the last bit by place.
+    assert 20 < visitors.round(6).nunique() <= 28 + 4
 
 
 def test_a_wrong_value_names_its_column(scorer):

@@ -112,8 +112,13 @@ def test_proxies_pass_requests_on(versions):
         request = urllib.request.Request(f"{service.url}/score", body, sent)
         with urllib.request.urlopen(request, timeout=60) as answer:
             scores = json.loads(answer.read())["scores"]
-        nice = [process.nice() for process in psutil.Process().children(recursive=True)]
-        assert set(nice) == {psutil.Process().nice()}
+        replicas = [
+            process.info["nice"]
+            for process in psutil.process_iter(["cmdline", "nice"])
+            if "ServeReplica" in " ".join(process.info["cmdline"] or ())
+            and psutil.Process() in process.parents()
+        ]
+        assert replicas == [psutil.Process().nice()]
         with urllib.request.urlopen(f"{service.url}/metrics", timeout=60) as answer:
             assert b"ple_serving_rows_total" in answer.read()
     found_BT = np.array([scores[task] for task in ("click", "convert", "like")]).T
