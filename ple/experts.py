@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ple.batch_moments import BatchMoments
-from ple.expert_blocks import Layers
+from ple.expert_blocks import BankLayers
 from ple.layers import (
     NORMALIZATIONS,
     activation_function,
@@ -107,15 +107,13 @@ class ExpertBank(nn.Module):
         _, outputs, inputs = self.weights[0].shape
         return self.experts * outputs * (inputs - self.fan_in)
 
-    def relu_layers(self) -> list[Layers] | None:
-        """Weights and biases by expert and layer, if an expert is nothing but linear layers with a
-        ReLU after each, and nobody watches; else None."""
+    def relu_layers(self) -> BankLayers | None:
+        """Weights and biases by layer, if an expert is nothing but linear layers with a ReLU after
+        each, and nobody watches; else None."""
         plain = self.activation is torch.relu_ and not self.norm_scales and self.watch is None
         if not plain or (self.dropout and self.training):
             return None
-        pairs = list(zip(self.weights, self.biases, strict=True))
-        split = [list(zip(w.unbind(), b.unbind(), strict=True)) for w, b in pairs]
-        return [[layer[expert] for layer in split] for expert in range(self.experts)]
+        return list(zip(self.weights, self.biases, strict=True))
 
     def looped(self, x_BI: Tensor, real_B: Tensor | None = None) -> list[Tensor]:
         """One [B, O] per expert, by one matrix product per expert and layer.

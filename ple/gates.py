@@ -50,12 +50,10 @@ class Gate(nn.Module):
         """The gate's only layer; None where it has hidden ones, or nothing to choose."""
         return self.logits.out if self.logits is not None and not self.logits.hidden else None
 
-    def layer(self) -> tuple[Tensor, Tensor]:
-        """Weight [E, I] and bias [E] of a linear gate; zeros where it has no bias."""
+    def layer(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [E, I] and bias [E] of a linear gate."""
         assert self.linear is not None
-        bias_E: Tensor | None = self.linear.bias
-        weight_EI = self.linear.weight
-        return weight_EI, weight_EI.new_zeros(len(weight_EI)) if bias_E is None else bias_E
+        return self.linear.weight, self.linear.bias
 
     def forward(self, selector_BI: Tensor) -> Tensor:
         """[B, I] to [B, E], rows summing to 1."""
@@ -81,10 +79,9 @@ def gate_weights(chosen: Sequence[Chosen]) -> list[Tensor]:
         if len(sharing) == 1:
             continue
         layers = [own.gate.layer() for own in sharing]
-        logits_BE = linear(
-            selector_BI, torch.cat([w for w, _ in layers]), torch.cat([b for _, b in layers])
-        )
-        parts = logits_BE.split([len(bias_E) for _, bias_E in layers], dim=1)
+        biases = [w.new_zeros(len(w)) if b is None else b for w, b in layers]
+        logits_BE = linear(selector_BI, torch.cat([w for w, _ in layers]), torch.cat(biases))
+        parts = logits_BE.split([len(bias_E) for bias_E in biases], dim=1)
         for own, part_BE in zip(sharing, parts, strict=True):
             own.logits_BE = part_BE
     return [

@@ -30,3 +30,8 @@ def selector_shape(output: Output, shapes: Sequence[StreamShape]) -> StreamShape
     assert all(shape.width == shape.fan_in for shape in selected), "spare columns come last"
     width = sum(shape.width for shape in selected)
     return StreamShape(width, width)
+
+
+def distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors without repeated objects, in order."""
+    return list({id(tensor): tensor for tensor in tensors}.values())

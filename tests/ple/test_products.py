@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from ple import products
-from ple.expert_blocks import Scope, expert_outputs
+from ple.expert_blocks import Scope
 from ple.layers import Linear
+from ple.level_blocks import Read, expert_outputs
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
@@ -58,7 +59,8 @@ def test_matrices_with_gaps_and_transposed_ones(library: bool, rows: int) -> Non
 def test_relu_keeps_what_is_not_a_number(library: bool) -> None:
     x_BI, weight_OI, bias_O = drawn(64, 48), drawn(20, 48, seed=1), drawn(20, seed=2)
     x_BI[5, 7] = float("nan")
-    (found_BO,), _ = expert_outputs(x_BI, [[(weight_OI, bias_O)]], Scope())
+    layer = (weight_OI.unsqueeze(0), bias_O.unsqueeze(0))
+    (found_BO,), _ = expert_outputs(Read(x_BI, [[layer]]), Scope())
     expected_BO = (x_BI.double() @ weight_OI.double().T + bias_O.double()).relu()
     assert torch.equal(found_BO.isnan(), expected_BO.isnan())
     assert int(found_BO.isnan().sum()) == 20

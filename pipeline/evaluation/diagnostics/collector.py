@@ -21,7 +21,7 @@ from pipeline.evaluation.diagnostics.gates import (
 )
 from pipeline.evaluation.diagnostics.units import ExpertReport, UnitActivity, unit_flags
 from ple.experts import ExpertBank
-from ple.extraction import ExtractionNetwork
+from ple.level import ExtractionNetwork
 
 
 @dataclass(frozen=True)

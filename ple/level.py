@@ -1,0 +1,247 @@
+"""One level: expert banks, gates, and the streams the gates make.
+
+Shape suffixes: B rows, E experts, D width of a stream.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ple.expert_blocks import BankLayers, Scope
+from ple.experts import ExpertBank
+from ple.fusion import StreamShape
+from ple.gates import Chosen, Gate, SelfGate, gate_weights, mix_batched, mix_looped
+from ple.interaction import FeatureGate
+from ple.layers import init_output
+from ple.level_blocks import Read, expert_outputs, level_sums
+from ple.selectors import distinct, selector, selector_shape
+from ple.wiring import LevelWiring, Output
+
+_Mix = Callable[..., list[Tensor]]
+_Banks = Sequence[tuple[ExpertBank, Tensor]]
+_Layers = Sequence[BankLayers | None]
+
+
+@dataclass(frozen=True)
+class ExpertOptions:
+    """What all experts share; see :class:`ple.experts.ExpertBank`.
+
+    ``activation`` is also that of the gates' hidden layers.
+    """
+
+    activation: str = "relu"
+    normalization: str = "none"
+    dropout: float = 0.0
+
+
+class ExtractionNetwork(nn.Module):
+    """One level: expert banks, gates, and the streams the gates make.
+
+    Args:
+        wiring: the level.
+        shapes: of the streams it is handed.
+        options: of its experts.
+        scope: asked in backward passes, see :class:`ple.expert_blocks.Scope`.
+        feature_gate: factors and rank of the feature gates of banks that have one.
+    """
+
+    def __init__(
+        self,
+        wiring: LevelWiring,
+        shapes: Sequence[StreamShape],
+        options: ExpertOptions,
+        scope: Scope | None = None,
+        feature_gate: tuple[int, int] = (2, 16),
+    ) -> None:
+        super().__init__()
+        self.wiring = wiring
+        self._scope = Scope() if scope is None else scope
+        self._plain = all(map(_is_plain, wiring.outputs))
+        form = (options.activation, options.normalization, options.dropout)
+        experts, feature_gates = {}, {}
+        for bank in wiring.banks:
+            key, read = bank.owner.key, shapes[bank.reads]
+            experts[key] = ExpertBank(bank.experts, read.width, bank.hidden, *form, read.fan_in)
+            if bank.feature_gated:
+                feature_gates[key] = FeatureGate(read.width, *feature_gate, read.fan_in)
+        self.experts = nn.ModuleDict(experts)
+        self.feature_gates = nn.ModuleDict(feature_gates)
+        gate_options = (wiring.gate_hidden, wiring.gate_bias, options.activation)
+        gates, self_gates, native = {}, {}, {}
+        for output in wiring.outputs:
+            key = output.owner.key
+            if output.gated:
+                shape = selector_shape(output, shapes)
+                gates[key] = Gate(shape.width, wiring.columns(output), *gate_options, shape.fan_in)
+            if output.self_gated is not None:
+                shape = shapes[output.selectors[0]]
+                own = wiring.banks[output.self_gated].experts
+                self_gates[key] = SelfGate(shape.width, own, *gate_options, shape.fan_in)
+            if output.native is not None and wiring.banks[output.native].experts > 1:
+                native[key] = nn.Parameter(torch.empty(wiring.banks[output.native].experts))
+        self.gates = nn.ModuleDict(gates)
+        self.self_gates = nn.ModuleDict(self_gates)
+        self.native_weights = nn.ParameterDict(native)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the weights of native experts; banks and gates have drawn theirs."""
+        for weights_E in self.native_weights.values():
+            init_output(weights_E, len(weights_E))
+
+    def flops_per_row(self) -> int:
+        """Gated sums, two per weighed value; experts and gates count for themselves."""
+        weighed = sum(self.wiring.columns(output) for output in self.wiring.outputs if output.gated)
+        weighed += sum(
+            self.wiring.banks[output.self_gated].experts
+            for output in self.wiring.outputs
+            if output.self_gated is not None
+        )
+        return 2 * weighed * self.wiring.out_width
+
+    def forward(
+        self,
+        streams: Sequence[Tensor],
+        looped: bool | None = None,
+        real_B: Tensor | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Streams in, streams out.
+
+        Args:
+            streams: each [B, D].
+            looped: form of the computation; absent = looped on a CPU, batched elsewhere.
+            real_B: rows that enter batch statistics; absent = all.
+
+        Returns:
+            The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate.
+        """
+        gated = [output for output in self.wiring.outputs if output.gated]
+        chosen = [
+            Chosen(self.gates[output.owner.key], selector(output, streams))  # type: ignore[arg-type]
+            for output in gated
+        ]
+        if streams[0].device.type == "cpu" if looped is None else looped:
+            banks = self._banks(streams)
+            layers = [bank.relu_layers() for bank, _ in banks]
+            at_once = self._at_once(chosen, banks, layers)
+            if at_once is not None:
+                return at_once
+            each = self._looped(chosen, banks, layers, real_B)
+            return self._outputs(streams, chosen, mix_looped, each, [bank[0] for bank in each])
+        stacked = [bank.batched(x, real_B) for bank, x in self._banks(streams)]
+        firsts = [bank[:, 0] for bank in stacked]
+        return self._outputs(streams, chosen, mix_batched, stacked, firsts)
+
+    def _banks(self, streams: Sequence[Tensor]) -> list[tuple[ExpertBank, Tensor]]:
+        reads = [streams[bank.reads] for bank in self.wiring.banks]
+        keys = [bank.owner.key for bank in self.wiring.banks]
+        gates = self.feature_gates
+        reads = [gates[k](x) if k in gates else x for k, x in zip(keys, reads, strict=True)]
+        return list(zip(self.experts.values(), reads, strict=True))  # type: ignore[arg-type]
+
+    def _at_once(
+        self, chosen: Sequence[Chosen], banks: _Banks, layers: _Layers
+    ) -> tuple[list[Tensor], list[Tensor]] | None:
+        """The whole level in one function, if it is ReLU experts and linear gates alone."""
+        streams = distinct([x for bank, x in banks if bank.experts])
+        known = set(map(id, streams))
+        if not self._plain or None in layers:
+            return None
+        if any(own.gate.linear is None or id(own.selector_BI) not in known for own in chosen):
+            return None
+        reads: list[Read] = []
+        first: dict[int, int] = {}  # of each bank, its first expert's place
+        order: list[int] = []  # of the gates
+        experts = 0
+        for stream in streams:
+            members = [n for n, (bank, x) in enumerate(banks) if x is stream and layers[n]]
+            for n in members:
+                first[n] = experts
+                experts += banks[n][0].experts
+            gates = [g for g, own in enumerate(chosen) if own.selector_BI is stream]
+            order += gates
+            reads.append(
+                Read(
+                    stream,
+                    [layers[n] or () for n in members],
+                    [chosen[g].gate.layer() for g in gates],
+                )
+            )
+        mixes = [
+            [first[n] + e for n in self.wiring.outputs[g].banks for e in range(banks[n][0].experts)]
+            for g in order
+        ]
+        sums, weights = level_sums(reads, mixes, self._scope)
+        place = sorted(range(len(order)), key=order.__getitem__)
+        return [sums[p] for p in place], [weights[p] for p in place]
+
+    def _looped(
+        self,
+        chosen: Sequence[Chosen],
+        banks: _Banks,
+        layers: _Layers,
+        real_B: Tensor | None,
+    ) -> list[list[Tensor]]:
+        """The outputs of every bank's experts; banks and gates that read the same run together."""
+        each: list[list[Tensor]] = [
+            bank.looped(x, real_B) if own is None else []
+            for (bank, x), own in zip(banks, layers, strict=True)
+        ]
+        for stream in distinct([x for _, x in banks]):
+            members = [n for n, (_, x) in enumerate(banks) if x is stream and layers[n]]
+            if members:
+                linear = [own for own in chosen if own.selector_BI is stream and own.gate.linear]
+                gates = [own.gate.layer() for own in linear]
+                read = Read(stream, [layers[n] or () for n in members], gates)
+                found, logits = expert_outputs(read, self._scope)
+                for own, logits_BE in zip(linear, logits, strict=True):
+                    own.logits_BE = logits_BE
+                outputs = iter(found)
+                for n in members:
+                    each[n] = [next(outputs) for _ in range(banks[n][0].experts)]
+        return each
+
+    def _outputs(
+        self,
+        streams: Sequence[Tensor],
+        chosen: Sequence[Chosen],
+        mix: _Mix,
+        banks: Sequence[Any],
+        firsts: Sequence[Tensor],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        gated = [output for output in self.wiring.outputs if output.gated]
+        own = [output for output in self.wiring.outputs if output.self_gated is not None]
+        gates = gate_weights(chosen)
+        weights = [self._plus_native(o, gate_BE) for o, gate_BE in zip(gated, gates, strict=True)]
+        weights += [self.self_gates[o.owner.key](streams[o.selectors[0]]) for o in own]
+        members: list[Sequence[Any]] = [o.banks for o in gated]
+        members += [(o.self_gated,) for o in own]
+        stopped = [o.stopped for o in gated] + [()] * len(own)
+        mixed = mix(weights, banks, members, stopped) if weights else []
+        sums = {o.owner: sum_BD for o, sum_BD in zip(gated, mixed, strict=False)}
+        for output, sum_BD in zip(own, mixed[len(gated) :], strict=True):
+            sums[output.owner] = sums[output.owner] + sum_BD
+        outputs = [sums[o.owner] if o.gated else firsts[o.banks[0]] for o in self.wiring.outputs]
+        return outputs, gates
+
+    def _plus_native(self, output: Output, gate_BE: Tensor) -> Tensor:
+        """The gate's weights plus those of the unit's own experts; one expert has weight 1."""
+        if output.native is None:
+            return gate_BE
+        ends = list(accumulate(self.wiring.banks[bank].experts for bank in output.banks))
+        position = output.banks.index(output.native)
+        own = self.wiring.banks[output.native].experts
+        key = output.owner.key
+        native_E = self.native_weights[key] if key in self.native_weights else gate_BE.new_ones(1)
+        return gate_BE + F.pad(native_E, (ends[position] - own, ends[-1] - ends[position]))
+
+
+def _is_plain(output: Output) -> bool:
+    """Whether it is a gated sum of experts and nothing else."""
+    more = output.native is not None or output.self_gated is not None
+    return output.gated and not output.stopped and not more
