@@ -17,6 +17,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from ple.lone_lookup import holds_all, look_up
 from ple.managed_ids import managed_collection
 from ple.started_ids import StartedIds
 from ple.tables import FeatureTable, check_tables
@@ -131,7 +132,8 @@ class FeatureEmbeddings(nn.Module):
             if started is not None:
                 results.append(self._watched(started.look_up(name)))
             elif given is not None:
-                results.append(self._watched(collection(given)))
+                look = look_up if holds_all(collection) else _call
+                results.append(self._watched(look(collection, given)))
             else:
                 raise ValueError(f"`{name}` is None, but there are tables that need it")
         alone = self.views == 1 and not managed and len(results) == 1
@@ -163,6 +165,10 @@ class FeatureEmbeddings(nn.Module):
         if self.watch is not None:
             self.watch(result)
         return result
+
+
+def _call(collection: nn.Module, ids: KeyedJaggedTensor) -> Any:
+    return collection(ids)
 
 
 def _only(ids: KeyedJaggedTensor, features: list[str]) -> KeyedJaggedTensor:
