@@ -102,6 +102,11 @@ class _Plan:
         return streams, readers
 
     @property
+    def width(self) -> int:
+        """O, of every expert that a gate mixes."""
+        return self.shapes[0].experts[0][-1]
+
+    @property
     def experts(self) -> list[int]:
         """Experts of each reader."""
         return [len(shape.experts) for shape in self.shapes]
@@ -113,7 +118,11 @@ class _Level(torch.autograd.Function):
         streams, readers = plan.readers(tensors)
         kept: list[Tensor] = []
         made: list[list[Tensor]] = []
-        for rows in blocks(len(streams[0])):
+        count = len(streams[0])
+        sums = [
+            streams[0].new_empty(plan.width, count) for _ in (plan.mixes or ())
+        ]  # filled in place: joining them would take another pass
+        for rows in blocks(count):
             outputs: list[Tensor] = []
             logits: list[Tensor] = []
             for x_BI, reader in zip(streams, readers, strict=True):
@@ -127,12 +136,12 @@ class _Level(torch.autograd.Function):
                 continue
             weights = [_softmax(own_GB) for own_GB in logits]
             kept += weights
-            sums = [
-                _weighed(outputs, own, weight_GB)
-                for own, weight_GB in zip(plan.mixes, weights, strict=True)
-            ]
-            made.append(sums + weights)
-        found = tuple(joined(parts).T for parts in zip(*made, strict=True))
+            made.append(weights)
+            for own, weight_GB, sum_OB in zip(plan.mixes, weights, sums, strict=True):
+                terms = [(outputs[e], weight_GB[column]) for column, e in enumerate(own)]
+                _sum(terms, sum_OB[:, rows])
+        joint = (joined(parts) for parts in zip(*made, strict=True))
+        found = tuple(matrix_OB.T for matrix_OB in (*sums, *joint))
         ctx.plan, ctx.scope, ctx.readers = plan, scope, readers
         ctx.set_materialize_grads(False)
         if plan.mixes is not None:
@@ -204,13 +213,8 @@ def _softmax(logits_GB: Tensor) -> Tensor:
     return torch.softmax(logits_GB, 0, wide).to(kind)
 
 
-def _weighed(outputs: Sequence[Tensor], experts: Sequence[int], weight_GB: Tensor) -> Tensor:
-    """[O, B]: the sum of some outputs, each times its row of weights."""
-    return _sum([(outputs[e], weight_GB[column]) for column, e in enumerate(experts)])
-
-
-def _sum(terms: Sequence[tuple[Tensor, Tensor]], out_OB: Tensor | None = None) -> Tensor:
-    """Sum of value [O, B] times weight [B]."""
+def _sum(terms: Sequence[tuple[Tensor, Tensor]], out_OB: Tensor) -> Tensor:
+    """Sum of value [O, B] times weight [B], written to ``out_OB``."""
     value_OB, weight_B = terms[0]
     sum_OB = torch.mul(value_OB, weight_B, out=out_OB)
     for value_OB, weight_B in terms[1:]:

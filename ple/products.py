@@ -40,8 +40,9 @@ def by_columns(x_BI: Tensor) -> bool:
 
 def product(left_BI: Tensor, right_IO: Tensor) -> Tensor:
     """[B, O]: left right; for use within an autograd function, it has no gradient."""
-    if _by_onednn(left_BI, right_IO.T):
-        return onednn(left_BI, right_IO.T, None)
+    right_OI = right_IO.T
+    if _by_onednn(left_BI, right_OI):
+        return onednn(left_BI, right_OI, None)
     return left_BI @ right_IO
 
 
@@ -76,15 +77,10 @@ class _Linear(torch.autograd.Function):
 
 
 def _by_onednn(x_BI: Tensor, weight_OI: Tensor) -> bool:
+    if x_BI.dtype is not torch.float32 or x_BI.dim() != 2 or x_BI.device.type != "cpu":
+        return False
     outputs = weight_OI.shape[0]
-    return (
-        x_BI.dtype is torch.float32
-        and x_BI.device.type == "cpu"
-        and x_BI.dim() == 2
-        and outputs > 1
-        and x_BI.numel() * outputs >= _LEAST_WORK
-        and onednn_is_faster()
-    )
+    return outputs > 1 and x_BI.numel() * outputs >= _LEAST_WORK and onednn_is_faster()
 
 
 @cache
