@@ -25,7 +25,7 @@ from ple.products import product
 # block of 2048 rows are a tenth slower on two threads.
 BLOCK_ROWS = 2064
 # Values that the first layers of several narrow experts may give at once, in one product.
-_GROUP_VALUES = 1 << 20
+_GROUP_VALUES = 512 * BLOCK_ROWS
 
 # Weight [E, O, I] and bias [E, O] of each layer of a bank of experts.
 BankLayers = Sequence[tuple[Tensor, Tensor]]

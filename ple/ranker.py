@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # A served model has plain tables, and no TorchRec beside it.
     from ple.started_ids import StartedIds
 
 # Matrix products are fastest when the width is a multiple of this (cache lines, tensor cores).
-WIDTH_MULTIPLE = 64
+WIDTH_MULTIPLE = 16
 
 # From the outputs and the boundary (see Ranker.forward) to whatever the caller wants.
 Objective = Callable[[Tensor, Mapping[str, list[Tensor]]], Any]

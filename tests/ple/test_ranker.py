@@ -53,7 +53,7 @@ def reference_logits(model: Ranker, ids, history, dense) -> tuple[np.ndarray, li
         dense.double().numpy(),
     ]
     x = np.concatenate(columns, axis=1)
-    x = np.concatenate([x, np.zeros((len(x), 64 - x.shape[1]))], axis=1)
+    x = np.concatenate([x, np.zeros((len(x), 32 - x.shape[1]))], axis=1)
 
     def part(prefix: str) -> dict[str, np.ndarray]:
         return {n.removeprefix(prefix): v for n, v in p.items() if n.startswith(prefix)}
@@ -91,12 +91,12 @@ def test_spare_columns_are_zero_inert_and_stay_so() -> None:
     inputs = batch(16)
     (x,) = model.features(*inputs)
     signal = 6 + 5 + 4 + 3
-    assert x.shape == (16, 64)
+    assert x.shape == (16, 32)
     assert not x[:, signal:].any()
     torch.testing.assert_close(x[:, signal - 3 : signal], inputs[2])
     logits = model(*inputs)
     logits.sum().backward()
-    first = {n: p for n, p in model.named_parameters() if p.shape[-1] == 64}
+    first = {n: p for n, p in model.named_parameters() if p.shape[-1] == 32}
     assert len(first) == 3 + 3  # banks and gates of level 1
     for parameter in first.values():
         assert not parameter[..., signal:].any()

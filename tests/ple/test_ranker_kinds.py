@@ -77,7 +77,7 @@ def test_spare_columns_of_every_kind_stay_zero_and_move_nothing(kind) -> None:
     signal = 6 + 5 + 4 + 3
     inputs = batch(16)
     for x in model.features(*inputs):
-        assert x.shape == (16, 64)
+        assert x.shape == (16, 32)
         assert not x[:, signal:].any()
     (model(*inputs) * torch.randn(16, TASKS)).sum().backward()
     seen = 0
@@ -85,8 +85,8 @@ def test_spare_columns_of_every_kind_stay_zero_and_move_nothing(kind) -> None:
         if name.startswith("embeddings"):
             continue
         for axis, width in enumerate(parameter.shape):
-            if width in (64, 64 + 8):  # a feature vector, or one behind a level's output
-                start = signal + width - 64
+            if width in (32, 32 + 8):  # a feature vector, or one behind a level's output
+                start = signal + width - 32
                 assert not parameter.narrow(axis, start, width - start).any(), name
                 assert not parameter.grad.narrow(axis, start, width - start).any(), name
                 seen += 1
@@ -231,7 +231,7 @@ def test_the_objective_has_a_boundary_without_tables_too() -> None:
         return torch.autograd.grad(outputs.sum(), boundary["features"])[0]
 
     grad = model(None, None, torch.randn(5, 3), objective=objective)
-    assert grad.shape == (5, 64)
+    assert grad.shape == (5, 16)
     assert grad[:, :3].any()
 
 

@@ -75,8 +75,8 @@ def test_one_worker_keeps_its_tables_whole_where_it_may() -> None:
 
 def test_the_dense_part_by_hand() -> None:
     planned = plan(CPUS, types=["table_wise"])
-    # Experts 3 · (192 · 32 + 32), gates 2 · 192 · 2, towers 2 · (32 · 8 + 8 + 8 + 1); Adam.
-    weights = 3 * (192 * 32 + 32) + 2 * 192 * 2 + 2 * (32 * 8 + 8 + 8 + 1)
+    # Experts 3 · (176 · 32 + 32), gates 2 · 176 · 2, towers 2 · (32 · 8 + 8 + 8 + 1); Adam.
+    weights = 3 * (176 * 32 + 32) + 2 * 176 * 2 + 2 * (32 * 8 + 8 + 8 + 1)
     assert {rank.dense for rank in planned.memory} == {16 * weights}
 
 

@@ -225,20 +225,20 @@ def test_a_part_whose_shape_changed_is_fresh_as_a_whole(folder: Path) -> None:
         if not name.startswith("embeddings."):
             assert torch.equal(value, done.fresh[name]), name
     assert torch.equal(table_weight(done.state, "user"), table_weight(done.source, "user"))
-    expected = "shape conflict: weights.0 is [2, 6, 64] in the source, [2, 9, 64] here, no units"
+    expected = "shape conflict: weights.0 is [2, 6, 16] in the source, [2, 9, 16] here, no units"
     assert done.status("experts of shared")[1] == f"{expected} in common"
     expected = "shape conflict: hidden.1.bias is only here"
     assert done.status("tower of click") == ("fresh", expected)
     assert "no experts in common" in done.status("gate of click")[1]
     lines = done.plan.lines()
     assert lines[0] == "taken: table user (by value)"
-    conflict = "shape conflict: weights.0 is [1, 6, 64] in the source, [1, 9, 64] here"
+    conflict = "shape conflict: weights.0 is [1, 6, 16] in the source, [1, 9, 16] here"
     assert lines[1] == f"fresh: experts of click, experts of buy ({conflict}, no units in common)"
     tree = done.plan.to_tree()
     shown = {part["part"]: part for part in tree["parts"]}["experts of shared"]
     assert shown["tensors"]["extraction.levels.0.experts.shared.weights.0"] == {
-        "shape": [2, 9, 64],
-        "source": [2, 6, 64],
+        "shape": [2, 9, 16],
+        "source": [2, 6, 16],
     }
 
 
