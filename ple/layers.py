@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ple.products import linear
+from ple.column_mlp import column_mlp
+from ple.products import by_columns, linear
 
 # One may overwrite its argument (ReLU does: one pass over memory less), so hand it a fresh tensor.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -131,6 +132,10 @@ class MLP(nn.Module):
 
     def forward(self, x_BI: Tensor) -> Tensor:
         """[B, I] to [B, O]."""
+        plain = self.activation is torch.relu_ and not (self.dropout and self.training)
+        if plain and by_columns(x_BI) and not torch.is_autocast_enabled(x_BI.device.type):
+            layers: list[nn.Linear] = [*self.hidden, self.out]
+            return column_mlp(x_BI, [(layer.weight, layer.bias) for layer in layers])
         return self.out(self.body(x_BI))
 
     def body(self, x_BI: Tensor) -> Tensor:

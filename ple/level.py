@@ -12,19 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ple.expert_blocks import BankLayers, Scope
+from ple.expert_blocks import Scope
 from ple.experts import ExpertBank
 from ple.fusion import StreamShape
 from ple.gates import Chosen, Gate, SelfGate, gate_weights, mix_batched, mix_looped
 from ple.interaction import FeatureGate
 from ple.layers import init_output
 from ple.level_blocks import Read, expert_outputs, level_sums
+from ple.level_plan import LevelPlan, plan_level, same_streams
 from ple.selectors import distinct, selector, selector_shape
 from ple.wiring import LevelWiring, Output
 
 _Mix = Callable[..., list[Tensor]]
-_Banks = Sequence[tuple[ExpertBank, Tensor]]
-_Layers = Sequence[BankLayers | None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class ExtractionNetwork(nn.Module):
         super().__init__()
         self.wiring = wiring
         self._scope = Scope() if scope is None else scope
-        self._plain = all(map(_is_plain, wiring.outputs))
+        self._plans: dict[tuple[int, ...], LevelPlan | None] = {}
         form = (options.activation, options.normalization, options.dropout)
         experts, feature_gates = {}, {}
         for bank in wiring.banks:
@@ -85,6 +84,7 @@ class ExtractionNetwork(nn.Module):
             if output.native is not None and wiring.banks[output.native].experts > 1:
                 native[key] = nn.Parameter(torch.empty(wiring.banks[output.native].experts))
         self.gates = nn.ModuleDict(gates)
+        self._linear_gates = all(gate.linear is not None for gate in gates.values())
         self.self_gates = nn.ModuleDict(self_gates)
         self.native_weights = nn.ParameterDict(native)
         self.reset_parameters()
@@ -120,18 +120,17 @@ class ExtractionNetwork(nn.Module):
         Returns:
             The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate.
         """
+        looped = streams[0].device.type == "cpu" if looped is None else looped
+        at_once = self._at_once(streams) if looped else None
+        if at_once is not None:
+            return at_once
         gated = [output for output in self.wiring.outputs if output.gated]
         chosen = [
             Chosen(self.gates[output.owner.key], selector(output, streams))  # type: ignore[arg-type]
             for output in gated
         ]
-        if streams[0].device.type == "cpu" if looped is None else looped:
-            banks = self._banks(streams)
-            layers = [bank.relu_layers() for bank, _ in banks]
-            at_once = self._at_once(chosen, banks, layers)
-            if at_once is not None:
-                return at_once
-            each = self._looped(chosen, banks, layers, real_B)
+        if looped:
+            each = self._looped(streams, chosen, real_B)
             return self._outputs(streams, chosen, mix_looped, each, [bank[0] for bank in each])
         stacked = [bank.batched(x, real_B) for bank, x in self._banks(streams)]
         firsts = [bank[:, 0] for bank in stacked]
@@ -144,50 +143,34 @@ class ExtractionNetwork(nn.Module):
         reads = [gates[k](x) if k in gates else x for k, x in zip(keys, reads, strict=True)]
         return list(zip(self.experts.values(), reads, strict=True))  # type: ignore[arg-type]
 
-    def _at_once(
-        self, chosen: Sequence[Chosen], banks: _Banks, layers: _Layers
-    ) -> tuple[list[Tensor], list[Tensor]] | None:
+    def _at_once(self, streams: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]] | None:
         """The whole level in one function, if it is ReLU experts and linear gates alone."""
-        streams = distinct([x for bank, x in banks if bank.experts])
-        known = set(map(id, streams))
-        if not self._plain or None in layers:
+        same = same_streams(streams)
+        if same not in self._plans:
+            self._plans[same] = plan_level(self.wiring, same)
+        plan = self._plans[same]
+        if plan is None or not self._linear_gates:
             return None
-        if any(own.gate.linear is None or id(own.selector_BI) not in known for own in chosen):
+        layers = [bank.relu_layers() for bank in self.experts.values()]  # type: ignore[operator]
+        if None in layers:
             return None
-        reads: list[Read] = []
-        first: dict[int, int] = {}  # of each bank, its first expert's place
-        order: list[int] = []  # of the gates
-        experts = 0
-        for stream in streams:
-            members = [n for n, (bank, x) in enumerate(banks) if x is stream and layers[n]]
-            for n in members:
-                first[n] = experts
-                experts += banks[n][0].experts
-            gates = [g for g, own in enumerate(chosen) if own.selector_BI is stream]
-            order += gates
-            reads.append(
-                Read(
-                    stream,
-                    [layers[n] or () for n in members],
-                    [chosen[g].gate.layer() for g in gates],
-                )
-            )
-        mixes = [
-            [first[n] + e for n in self.wiring.outputs[g].banks for e in range(banks[n][0].experts)]
-            for g in order
+        gates: list[Gate] = list(self.gates.values())  # type: ignore[arg-type]
+        reads = [
+            Read(streams[stream], [layers[n] for n in banks], [gates[g].layer() for g in own])
+            for stream, banks, own in zip(plan.streams, plan.banks, plan.gates, strict=True)
         ]
-        sums, weights = level_sums(reads, mixes, self._scope)
-        place = sorted(range(len(order)), key=order.__getitem__)
-        return [sums[p] for p in place], [weights[p] for p in place]
+        sums, weights = level_sums(reads, plan.mixes, self._scope)
+        return [sums[p] for p in plan.place], [weights[p] for p in plan.place]
 
     def _looped(
         self,
+        streams: Sequence[Tensor],
         chosen: Sequence[Chosen],
-        banks: _Banks,
-        layers: _Layers,
         real_B: Tensor | None,
     ) -> list[list[Tensor]]:
         """The outputs of every bank's experts; banks and gates that read the same run together."""
+        banks = self._banks(streams)
+        layers = [bank.relu_layers() for bank, _ in banks]
         each: list[list[Tensor]] = [
             bank.looped(x, real_B) if own is None else []
             for (bank, x), own in zip(banks, layers, strict=True)
@@ -239,9 +222,3 @@ class ExtractionNetwork(nn.Module):
         key = output.owner.key
         native_E = self.native_weights[key] if key in self.native_weights else gate_BE.new_ones(1)
         return gate_BE + F.pad(native_E, (ends[position] - own, ends[-1] - ends[position]))
-
-
-def _is_plain(output: Output) -> bool:
-    """Whether it is a gated sum of experts and nothing else."""
-    more = output.native is not None or output.self_gated is not None
-    return output.gated and not output.stopped and not more

@@ -69,12 +69,12 @@ def level_sums(
         mixes: for each gate, in the order of ``reads``, the experts it mixes, counted likewise.
         scope: asked in every backward pass.
     """
-    found = _apply(reads, tuple(map(tuple, mixes)), scope)
+    found = _apply(reads, mixes, scope)
     return found[: len(mixes)], found[len(mixes) :]
 
 
 def _apply(
-    reads: Sequence[Read], mixes: tuple[tuple[int, ...], ...] | None, scope: Scope
+    reads: Sequence[Read], mixes: Sequence[Sequence[int]] | None, scope: Scope
 ) -> list[Tensor]:
     shapes = [ReaderShape.of(read.banks, read.gates) for read in reads]
     streams = [read.stream_BI for read in reads]
@@ -87,7 +87,7 @@ def _apply(
 @dataclass(frozen=True)
 class _Plan:
     shapes: list[ReaderShape]
-    mixes: tuple[tuple[int, ...], ...] | None
+    mixes: Sequence[Sequence[int]] | None
 
     def readers(self, tensors: Sequence[Tensor | None]) -> tuple[list[Any], list[Reader]]:
         """The streams and what reads them."""

@@ -2,10 +2,10 @@
 
 One worker. Ours reads the shards, shuffled, and trains a few epochs in a row, as a run does: the
 first from a cold start, every other one read while the one before is trained. DeepCTR-Torch trains
-an epoch from arrays it holds in memory; plain PyTorch one fed by our reader. All compute in float32; where the machine computes in
-bf16, ours runs once more with ``train.precision: bf16``, and its figures end in ``_bf16``. Every
-ratio is the median over interleaved rounds. All share a process, and with it ours' way with freed
-memory.
+an epoch from arrays it holds in memory; plain PyTorch one fed by our reader. All compute in
+float32; where the machine computes in bf16, ours runs once more with ``train.precision: bf16``, and
+its figures end in ``_bf16``. Every ratio is the median over interleaved rounds. All share a
+process, and with it ours' way with freed memory.
 """
 
 import statistics
@@ -86,7 +86,7 @@ class Ours:
         self._step = 0
 
     def seconds_per_row(self, ready: Sequence[Batch] | None = None) -> float:
-        """Trains some epochs, from the first read to the last step, or on batches that lie ready."""
+        """Trains some epochs, first read to last step, or on batches that lie ready."""
         if ready is not None:
             seconds, _, rows = self._train(ready)
             return seconds / rows
