@@ -2,7 +2,8 @@
 
 The ceiling is the step's matrix products at the rate of the fastest product measured beside it, by
 whichever library; all else (lookups, gates, activations, optimizers) counts as loss. The same share
-of what ``torch.mm`` reaches may exceed 1, where another library is faster.
+of what ``torch.mm`` reaches may exceed 1, where another library is faster. The share of the
+possible counts the bytes as well that tables and optimizers must move, at the rate of a copy.
 """
 
 import itertools
@@ -27,7 +28,8 @@ _STEPS = 12
 
 
 def measure_step(pairs: int, threads: list[int]) -> dict[str, Any]:
-    """``roofline_share_Nt``, ``torch_mm_share_Nt`` for each number of threads, and their parts.
+    """``roofline_share_Nt``, ``torch_mm_share_Nt``, ``share_of_possible_Nt`` for each number of
+    threads, and their parts.
 
     Args:
         pairs: interleaved rounds of products and steps.
@@ -59,7 +61,13 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
         return (time.perf_counter() - started) / _STEPS
 
     measured = interleaved(
-        {"product": matmul_rate, "torch_mm": torch_mm_rate, "step": seconds_per_step}, pairs
+        {
+            "product": matmul_rate,
+            "torch_mm": torch_mm_rate,
+            "copy": memory_rate,
+            "step": seconds_per_step,
+        },
+        pairs,
     )
     # Forward, gradient of the input, gradient of the weights: three products of one size.
     flops = 3 * ple.cost(trainer.model.module).flops_per_row * BATCH_SIZE
@@ -69,6 +77,15 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
         )
         for by in ("product", "torch_mm")
     )
+    moved = _least_bytes(trainer)
+    possible = Ratio.of(
+        [
+            (flops / rate + moved / copied) / step
+            for rate, copied, step in zip(
+                measured["product"], measured["copy"], measured["step"], strict=True
+            )
+        ]
+    )
     return {
         f"roofline_share_{threads}t": share.median,
         f"roofline_spread_{threads}t": [share.low, share.high],
@@ -76,6 +93,22 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
         f"torch_mm_spread_{threads}t": [mm_share.low, mm_share.high],
         f"flops_per_step_{threads}t": flops,
         f"matmul_flops_per_second_{threads}t": statistics.median(measured["product"]),
-        f"memory_bytes_per_second_{threads}t": memory_rate(),
+        f"share_of_possible_{threads}t": possible.median,
+        f"share_of_possible_spread_{threads}t": [possible.low, possible.high],
+        f"bytes_per_step_{threads}t": moved,
+        f"memory_bytes_per_second_{threads}t": statistics.median(measured["copy"]),
         f"examples_per_second_{threads}t": BATCH_SIZE / statistics.median(measured["step"]),
     }
+
+
+def _least_bytes(trainer: Trainer) -> int:
+    """Bytes that a step must move if caches hold all activations: rows of tables, dense weights.
+
+    A row is read forward, read and written backward, as are its moment's four bytes; its id is read
+    and its gradient; the pooled row is written. A dense weight, its two moments and its gradient:
+    seven numbers.
+    """
+    ranker = trainer.model.module
+    assert ranker.embeddings is not None
+    rows = sum(8 + 5 * 4 * table.dim + 2 * 4 for table in ranker.embeddings.tables)
+    return BATCH_SIZE * rows + 7 * 4 * ple.cost(ranker).parameters
