@@ -18,6 +18,8 @@ from ple.products import product
 def column_mlp(x_BI: Tensor, layers: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
     """[B, O], column by column: x Wᵀ + b by layer, with max(0, ·) between two layers.
 
+    The result is a view, not to be written to.
+
     Args:
         x_BI: column by column, see :func:`ple.products.by_columns`.
         layers: weight [O, I] and bias [O] of each.

@@ -161,9 +161,12 @@ class Reader:
 
     def gradients(self) -> list[Tensor | None]:
         """Of all parts, in their order, once every block is through."""
-        if self._sums is None:
+        sums = self._sums
+        # Not kept for as long as somebody keeps the loss.
+        self._sums, self._turned, self._first_IF = None, [], None
+        if sums is None:
             return [None] * self._shape.parts
-        found = self._sums.by_part(self._shape, self._deeper)
+        found = sums.by_part(self._shape, self._deeper)
         return [None if no else part for no, part in zip(self._absent, found, strict=True)]
 
     def _first_layers(self, x_IB: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -88,7 +88,7 @@ class Extraction(nn.Module):
 
         Returns:
             The streams in task order; and for each level with gates, their weights [B, E] in the
-            order of its outputs.
+            order of its outputs, for looking at: on a CPU they may have no gradient.
         """
         streams = [features[view] for view in self.wiring.inputs]
         gates: list[list[Tensor]] = []

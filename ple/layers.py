@@ -131,7 +131,7 @@ class MLP(nn.Module):
         return (first.in_features - self.fan_in) * first.out_features
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        """[B, I] to [B, O]."""
+        """[B, I] to [B, O]; an input by columns goes past the layers' own ``forward``."""
         plain = self.activation is torch.relu_ and not (self.dropout and self.training)
         if plain and by_columns(x_BI) and not torch.is_autocast_enabled(x_BI.device.type):
             layers: list[nn.Linear] = [*self.hidden, self.out]

@@ -118,7 +118,8 @@ class ExtractionNetwork(nn.Module):
             real_B: rows that enter batch statistics; absent = all.
 
         Returns:
-            The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate.
+            The streams of ``wiring.outputs``, and the gate weights [B, E] of those with a gate,
+            for looking at: on a CPU they may have no gradient.
         """
         looped = streams[0].device.type == "cpu" if looped is None else looped
         at_once = self._at_once(streams) if looped else None

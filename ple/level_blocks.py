@@ -79,13 +79,13 @@ def _apply(
     shapes = [ReaderShape.of(read.banks, read.gates) for read in reads]
     streams = [read.stream_BI for read in reads]
     parts = [part for read in reads for part in read.parts]
-    # Under autocast products are of the streams' type, else of the weights', which is the same.
+    # Products are of the streams' type: under autocast another than the weights'.
     with torch.autocast(streams[0].device.type, enabled=False):
-        return list(_Level.apply(_Plan(shapes, mixes), scope, *streams, *parts))
+        return list(_Level.apply(_Layout(shapes, mixes), scope, *streams, *parts))
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Layout:
     shapes: list[ReaderShape]
     mixes: Sequence[Sequence[int]] | None
 
@@ -114,13 +114,15 @@ class _Plan:
 
 class _Level(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, scope: Scope, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        streams, readers = plan.readers(tensors)
+    def forward(
+        ctx: Any, layout: _Layout, scope: Scope, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        streams, readers = layout.readers(tensors)
         kept: list[Tensor] = []
         made: list[list[Tensor]] = []
         count = len(streams[0])
         sums = [
-            streams[0].new_empty(plan.width, count) for _ in (plan.mixes or ())
+            streams[0].new_empty(layout.width, count) for _ in (layout.mixes or ())
         ]  # filled in place: joining them would take another pass
         for rows in blocks(count):
             outputs: list[Tensor] = []
@@ -131,28 +133,30 @@ class _Level(torch.autograd.Function):
                 logits += own_logits
                 kept += hidden
             kept += outputs
-            if plan.mixes is None:
+            if layout.mixes is None:
                 made.append(outputs + logits)
                 continue
             weights = [_softmax(own_GB) for own_GB in logits]
             kept += weights
             made.append(weights)
-            for own, weight_GB, sum_OB in zip(plan.mixes, weights, sums, strict=True):
+            for own, weight_GB, sum_OB in zip(layout.mixes, weights, sums, strict=True):
                 terms = [(outputs[e], weight_GB[column]) for column, e in enumerate(own)]
                 _sum(terms, sum_OB[:, rows])
         joint = (joined(parts) for parts in zip(*made, strict=True))
         found = tuple(matrix_OB.T for matrix_OB in (*sums, *joint))
-        ctx.plan, ctx.scope, ctx.readers = plan, scope, readers
+        ctx.layout, ctx.scope, ctx.readers = layout, scope, readers
         ctx.set_materialize_grads(False)
-        if plan.mixes is not None:
-            ctx.mark_non_differentiable(*found[len(plan.mixes) :])
-        ctx.save_for_backward(*streams, *kept)
+        if layout.mixes is not None:
+            ctx.mark_non_differentiable(*found[len(layout.mixes) :])
+        parts = [part for part in tensors[len(streams) :] if part is not None]
+        # The readers hold the weights; saved as well, autograd sees a change of them in between.
+        ctx.save_for_backward(*streams, *kept, *parts)
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        plan: _Plan = ctx.plan
+        layout: _Layout = ctx.layout
         readers: list[Reader] = ctx.readers
         saved = ctx.saved_tensors
         streams, kept = saved[: len(readers)], iter(saved[len(readers) :])
@@ -163,17 +167,17 @@ class _Level(torch.autograd.Function):
         d_made = [None if grad_BO is None else grad_BO.T.contiguous() for grad_BO in grads]
         for rows in blocks(len(streams[0])):
             hidden = [list(islice(kept, reader.hidden)) for reader in readers]
-            outputs = [list(islice(kept, experts)) for experts in plan.experts]
+            outputs = [list(islice(kept, experts)) for experts in layout.experts]
             d_block = [None if d_OB is None else d_OB[:, rows] for d_OB in d_made]
             d_outputs: Iterator[Tensor | None]
-            if plan.mixes is None:
+            if layout.mixes is None:
                 d_outputs = (None if d_OB is None else d_OB.clone() for d_OB in d_block)
-                d_logits = d_block[sum(plan.experts) :]
+                d_logits = d_block[sum(layout.experts) :]
             else:
-                weights = [next(kept) for _ in plan.mixes]
+                weights = [next(kept) for _ in layout.mixes]
                 every = [output_OB for own in outputs for output_OB in own]
-                d_logits = _d_logits(plan.mixes, weights, every, d_block)
-                d_outputs = _d_outputs(plan.mixes, weights, every, d_block)
+                d_logits = _d_logits(layout.mixes, weights, every, d_block)
+                d_outputs = _d_outputs(layout.mixes, weights, every, d_block)
             left = iter(d_logits)
             for n, reader in enumerate(readers):
                 d_x_IB = reader.backward(
@@ -181,7 +185,7 @@ class _Level(torch.autograd.Function):
                     hidden[n],
                     outputs[n],
                     islice(d_outputs, len(outputs[n])),
-                    list(islice(left, len(plan.shapes[n].gates))),
+                    list(islice(left, len(layout.shapes[n].gates))),
                 )
                 gradient = d_streams[n]
                 if d_x_IB is not None and gradient is not None:

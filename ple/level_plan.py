@@ -37,7 +37,8 @@ def same_streams(streams: Sequence[Tensor]) -> tuple[int, ...]:
 
 
 def plan_level(wiring: LevelWiring, same: Sequence[int]) -> LevelPlan | None:
-    """The plan, if every output is a gated sum of experts and nothing else.
+    """The plan, if every output is a gated sum of experts and nothing else: no feature gates, and
+    every gate selects by one stream that some experts read.
 
     Args:
         wiring: the level.

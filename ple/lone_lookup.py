@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import ShardingType
@@ -14,7 +13,7 @@ def holds_all(collection: nn.Module) -> bool:
     """Whether it is a sharded collection on the CPU of a process alone, by whole tables only."""
     return (
         isinstance(collection, ShardedEmbeddingBagCollection)
-        and dist.get_world_size() == 1
+        and collection._env.world_size == 1
         and collection._device.type == "cpu"
         and collection._sharding_types == [ShardingType.TABLE_WISE.value]
     )

@@ -60,7 +60,7 @@ class Ranker(nn.Module):
         tower_dropout: rate after each hidden activation of a tower.
         kind: which model of the family, a key of :data:`ple.kinds.KINDS`.
         groups: home only: the tasks of each group.
-        fusion: what one level hands to the next, see :class:`ple.extraction.Fusion`.
+        fusion: what one level hands to the next, see :class:`ple.fusion.Fusion`.
         feature_gate: home only: factors and rank, see :class:`ple.interaction.FeatureGate`.
         cross: crosses of features before level 1; absent = none.
         gate_l2: factor of the squared norm of the gates' weights in :meth:`penalty`.

@@ -1,6 +1,6 @@
 """Plans of a multi-task body: which experts read which stream, and which gate mixes which experts.
 
-A kind of model (:mod:`ple.kinds`) is nothing but such a plan; :mod:`ple.extraction` builds and runs
+A kind of model (:mod:`ple.kinds`) is nothing but such a plan; :mod:`ple.level` builds and runs
 any of them from the same experts and gates.
 
 Shape suffixes: T tasks.

@@ -2,8 +2,8 @@
 
 The ceiling is the step's matrix products at the rate of the fastest product measured beside it, by
 whichever library; all else (lookups, gates, activations, optimizers) counts as loss. The same share
-of what ``torch.mm`` reaches may exceed 1, where another library is faster. The share of the
-possible counts the bytes as well that tables and optimizers must move, at the rate of a copy.
+of what ``torch.mm`` reaches may exceed 1, where another library is faster. ``share_of_possible``
+also counts the bytes that tables and optimizers must move, at the rate of a copy.
 """
 
 import itertools

@@ -12,7 +12,7 @@ from pipeline.checkpoint.files import FileRecord
 
 MARKER = "marker.json"
 FORMAT = "ple-checkpoint"
-VERSION = 1
+VERSION = 2
 _ABSENT = object()
 
 

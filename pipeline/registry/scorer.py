@@ -28,7 +28,7 @@ from pipeline.model import build_heads, build_served_ranker
 from pipeline.registry.columns import RowError, arrow_schema, arrow_table
 from pipeline.registry.unknown_ids import UnknownIds
 
-BUNDLE_VERSION = 2
+BUNDLE_VERSION = 3
 BUNDLE_ARTIFACT = "bundle"
 DESCRIPTION_FILE = "bundle.json"
 EXPERIMENT_FILE = "experiment.yaml"

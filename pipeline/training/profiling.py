@@ -81,6 +81,8 @@ def _leaves_collection(clock: PhaseClock) -> Callable[[Any], None]:
         on_their_way = result[0] if isinstance(result, tuple) else result
         if isinstance(on_their_way, Awaitable):
             on_their_way.callbacks.append(have_come)
+        else:
+            have_come(on_their_way)
 
     return leaves
 

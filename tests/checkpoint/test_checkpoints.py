@@ -183,10 +183,10 @@ def test_a_run_of_another_identity_is_told_every_difference(tmp_path: Path) -> N
 
 def test_an_unknown_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     save(checkpoints_in(tmp_path), 1)
-    with mock.patch("pipeline.checkpoint.marker.VERSION", 2):
+    with mock.patch("pipeline.checkpoint.marker.VERSION", 3):
         save(checkpoints_in(tmp_path), 2)
     checkpoints = checkpoints_in(tmp_path, keep_last=1)
-    with pytest.raises(CheckpointError, match="version 2, and this code knows version 1"):
+    with pytest.raises(CheckpointError, match="version 3, and this code knows version 2"):
         checkpoints.newest()
     assert checkpoints.at(1) is not None
     save(checkpoints, 3)
