@@ -27,16 +27,20 @@ LEVELS = ((256, 128), (128, 64))
 EQUAL_LEVELS = ((256, 128), (256, 128))
 BATCH_SIZE = 4096
 _STREAMS = 8
+_CPU = torch.device("cpu")
 
 
 def benchmark_experiment(
-    folder: Path, table_rows: int, levels: Sequence[Sequence[int]] = LEVELS
+    folder: Path,
+    table_rows: int,
+    levels: Sequence[Sequence[int]] = LEVELS,
+    batch_size: int = BATCH_SIZE,
 ) -> Experiment:
     """The benchmark model on a dataset of ``write_benchmark_dataset`` without lists."""
     return parse_experiment(
         {
             "name": "benchmark",
-            "data": {"path": str(folder), "batch_size": BATCH_SIZE, "streams": _STREAMS},
+            "data": {"path": str(folder), "batch_size": batch_size, "streams": _STREAMS},
             "features": benchmark_features(0, "identity", table_rows).model_dump(),
             "tasks": [task.model_dump(exclude_defaults=True) for task in TASKS],
             "model": {
@@ -81,28 +85,27 @@ def census_experiment(folder: Path) -> Experiment:
 
 
 @contextmanager
-def trainer_here(experiment: Experiment) -> Iterator[Trainer]:
-    """A trainer that is the only worker of its run, in this process, on this CPU."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+def trainer_here(experiment: Experiment, device: torch.device = _CPU) -> Iterator[Trainer]:
+    """A trainer that is the only worker of its run, in this process."""
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        with trainer_in_group(experiment) as trainer:
+        with trainer_in_group(experiment, device) as trainer:
             yield trainer
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
-def trainer_in_group(experiment: Experiment) -> Iterator[Trainer]:
-    """A trainer that is this process's worker in the process group that stands, on the CPU."""
+def trainer_in_group(experiment: Experiment, device: torch.device = _CPU) -> Iterator[Trainer]:
+    """A trainer that is this process's worker in the process group that stands."""
     rank, workers = dist.get_rank(), dist.get_world_size()
     with tempfile.TemporaryDirectory(prefix="ple-benchmark-run-") as name:
         dataset = open_dataset(experiment)
         dataset.manifest.save(Path(name) / "dataset")
         transforms = fit_transforms(experiment.features, dataset.folder)
         transforms.save(Path(name) / "transforms")
-        context = WorkerContext(
-            rank, workers, workers, torch.device("cpu"), torch.get_num_threads()
-        )
+        context = WorkerContext(rank, workers, workers, device, torch.get_num_threads())
         trainer = Trainer(experiment, context, name, SilentReporter())
         try:
             yield trainer

@@ -22,9 +22,16 @@ def measure_data(args: argparse.Namespace) -> Summary:
 
 
 def measure_step(args: argparse.Namespace) -> Summary:
-    from pipeline.benchmark import step
+    from pipeline.benchmark import step, step_cuda
+    from pipeline.config import ConfigError
 
-    return step.measure_step(args.pairs, args.threads)
+    if args.device == "cpu":
+        if args.batch_size is not None:
+            raise ConfigError("--batch-size has an effect with --device cuda only; leave it out")
+        return step.measure_step(args.pairs, args.threads or [1, 2])
+    if args.threads is not None:
+        raise ConfigError("--threads has an effect with --device cpu only; leave it out")
+    return step_cuda.measure_cuda_step(args.pairs, args.batch_size or step_cuda.BATCH_SIZE)
 
 
 def measure_train(args: argparse.Namespace) -> Summary:

@@ -77,7 +77,7 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
         )
         for by in ("product", "torch_mm")
     )
-    moved = _least_bytes(trainer)
+    moved = least_bytes(trainer.model.module, BATCH_SIZE)
     possible = Ratio.of(
         [
             (flops / rate + moved / copied) / step
@@ -101,14 +101,13 @@ def _share(trainer: Trainer, pairs: int, threads: int) -> dict[str, Any]:
     }
 
 
-def _least_bytes(trainer: Trainer) -> int:
+def least_bytes(ranker: ple.Ranker, batch_rows: int) -> int:
     """Bytes that a step must move if caches hold all activations: rows of tables, dense weights.
 
     A row is read forward, read and written backward, as are its moment's four bytes; its id is read
     and its gradient; the pooled row is written. A dense weight, its two moments and its gradient:
     seven numbers.
     """
-    ranker = trainer.model.module
     assert ranker.embeddings is not None
     rows = sum(8 + 5 * 4 * table.dim + 2 * 4 for table in ranker.embeddings.tables)
-    return BATCH_SIZE * rows + 7 * 4 * ple.cost(ranker).parameters
+    return batch_rows * rows + 7 * 4 * ple.cost(ranker).parameters
