@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({"format_version": 1}, "model format 1, this code reads 2: register the model again"),
+        ({"format_version": 1}, "model format 1, this code reads 3: register the model again"),
         ({"tasks": ["click"]}, "no model of this project"),
         (None, "no model of this project"),
     ],
